@@ -1,0 +1,65 @@
+"""Straight lines of random slope and intercept: the smallest regression tasks that can be checked by hand."""
+
+from __future__ import annotations
+
+from typing import Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from innerloop.core.rng import Keys, uniform
+from innerloop.tasks.regression import RegressionTasks
+
+
+@final
+class Linear(RegressionTasks):
+    """y = a x + b, with a ~ U[-2, 2], b ~ U[-2, 2] and x ~ U[-5, 5]; judged by mean squared error.
+
+    Train, val and test draw from the same distribution, as independent streams.
+
+    Args:
+        shots: support points of a task, >= 1.
+        queries: query points of a task, >= 1.
+        train_shots, train_queries: sizes of training tasks; None means the same as at test.
+
+    Raises:
+        ConfigError: a size is not a whole number of at least 1.
+
+    Example:
+        One task of the family, worked by hand: five points of y = x + 1 (a = 1, b = 1).
+
+        >>> import torch
+        >>> from innerloop.core.types import Batch
+        >>> x = torch.arange(1.0, 6.0).unsqueeze(-1)
+        >>> support = Batch(x, x + 1)
+        >>> support.y.squeeze(-1).tolist()
+        [2.0, 3.0, 4.0, 5.0, 6.0]
+
+        Tasks drawn at random have the same shapes, and each lies on one line.
+
+        >>> drawn = Linear(shots=5, queries=2).sample("train", 4, 0).support
+        >>> drawn.x.shape, drawn.y.shape
+        (torch.Size([4, 5, 1]), torch.Size([4, 5, 1]))
+        >>> slopes = (drawn.y[:, 1:] - drawn.y[:, :-1]) / (drawn.x[:, 1:] - drawn.x[:, :-1])
+        >>> bool(torch.allclose(slopes, slopes[:, :1].expand_as(slopes), atol=1e-2))
+        True
+    """
+
+    def __init__(
+        self,
+        shots: int = 5,
+        queries: int = 15,
+        *,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+    ) -> None:
+        self._set_sizes(shots=shots, queries=queries, train_shots=train_shots, train_queries=train_queries)
+
+    def _targets(self, keys: Keys, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        drawn = uniform(keys, 2, -2.0, 2.0)
+        return drawn[:, :1] * x + drawn[:, 1:]
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Few points a task; the distribution itself needs no data."""
+        return cls(shots=4, queries=6)
