@@ -27,7 +27,9 @@ class TaskSource(Protocol):
         """
         ...
 
-    def resized(self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None) -> Self:
+    def resized(
+        self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None
+    ) -> Self:
         """The same source with other sizes at test; None keeps a size."""
         ...
 

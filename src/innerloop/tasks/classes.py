@@ -82,17 +82,19 @@ class ClassTasks(ABC):
         )
 
     def sample(self, split: Split, num_tasks: int, rng: Rng) -> Episode:
-        """Stacked tasks of a split: x float32 [T, ways * shots, ...], y int64 [T, ways * shots], class by class.
+        """Stacked tasks of a split, class by class: x float32 [T, ways * shots, ...], y int64 [T, ways * shots].
 
         Task i does not depend on `num_tasks`; support and query are disjoint; labels are permuted per task.
         """
         return sample_classes(self._store, split, sizes=self.sizes(split), num_tasks=num_tasks, rng=rng)
 
-    def resized(self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None) -> Self:
+    def resized(
+        self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None
+    ) -> Self:
         """The same classes with other sizes at test; training keeps its sizes, and no data are read again.
 
         Raises:
-            ConfigError, DataError: split test cannot make tasks of these sizes. Val is asked when it is sampled.
+            ConfigError, DataError: split test cannot make tasks of these sizes; val is asked when sampled.
         """
         training = self.sizes("train")
         other = copy.copy(self)

@@ -1,4 +1,4 @@
-"""Fetching an official file: checked by hash, resumed where it stopped, with a progress line on a terminal."""
+"""Fetching an official file: checked by hash, resumed where it stopped, with a progress line."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def fetch(url: str, known_hash: str, target: str | os.PathLike[str]) -> Path:
     target = Path(target)
     part = target.with_name(target.name + ".part")
 
-    def download(url: str, output: str | os.PathLike[str], _: object) -> None:
-        _resume(url, part)
-        shutil.copyfile(part, output)
+    def download(fname: str, action: str | os.PathLike[str] | None, pooch: object, **_: bool | None) -> None:
+        _resume(fname, part)  # pooch's names: `fname` is the address, `action` the file to fill
+        shutil.copyfile(part, str(action))
 
     # pooch announces each download on stderr; the progress line says it better.
     pooch.get_logger().setLevel("WARNING")

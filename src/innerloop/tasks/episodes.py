@@ -19,7 +19,7 @@ _BLOCK = 1 << 22
 
 
 def split_keys(split: str, num_tasks: int, rng: Rng) -> Keys:
-    """Keys [num_tasks] of the tasks of a split: its name is part of the key, so splits are independent streams."""
+    """Keys [num_tasks] of the tasks of a split; its name is part of the key: splits are independent streams."""
     check_split(split)
     check_count("num_tasks", num_tasks)
     return task_keys(key(as_key(rng), "tasks", split), num_tasks)
@@ -61,7 +61,9 @@ def choose_within(keys: Keys, populations: NDArray[np.int64], k: int) -> NDArray
     largest = int(limits.max(initial=1))
     rows = max(1, _BLOCK // largest)
     if len(flat) > rows:
-        parts = [choose_within(flat[i : i + rows], limits[i : i + rows], k) for i in range(0, len(flat), rows)]
+        parts = [
+            choose_within(flat[i : i + rows], limits[i : i + rows], k) for i in range(0, len(flat), rows)
+        ]
         return np.concatenate(parts).reshape(*keys.shape, k)
     if bool((limits == largest).all()):
         return choose(keys, largest, k)

@@ -83,9 +83,11 @@ def candidates(files: list[Path]) -> dict[str, list[int]]:
     having: dict[int, list[int]] = defaultdict(list)
     for index, file in enumerate(files):
         with TTFont(file, lazy=True) as font:
-            for point in font.getBestCmap():
+            for point in font.getBestCmap() or ():
                 having[point].append(index)
-    return {chr(p): faces for p, faces in sorted(having.items()) if len(faces) >= MIN_FACES and _has_shape(chr(p))}
+    return {
+        chr(p): faces for p, faces in sorted(having.items()) if len(faces) >= MIN_FACES and _has_shape(chr(p))
+    }
 
 
 def split_of(character: str) -> str:

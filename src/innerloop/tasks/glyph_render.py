@@ -27,7 +27,7 @@ _TABLES = [np.clip((np.arange(256) - edge) * 4.0, 0, 255).astype(np.uint8).tolis
 
 
 def draw(characters: dict[str, list[int]], files: list[Path]) -> dict[str, Masks]:
-    """A mask of each character in each of its faces, cut to its ink; blank ones and missing-glyph boxes left out."""
+    """A mask of each character in each of its faces, cut to its ink; blanks and missing-glyph boxes left out."""
     # The basic layout engine is part of every Pillow; the other one depends on the machine.
     fonts = [ImageFont.truetype(str(f), _POINT, layout_engine=ImageFont.Layout.BASIC) for f in files]
     missing = [_ink(font, "\uffff") for font in fonts]
@@ -35,7 +35,8 @@ def draw(characters: dict[str, list[int]], files: list[Path]) -> dict[str, Masks
     for character, faces in characters.items():
         for face in faces:
             ink = _ink(fonts[face], character)
-            if ink is not None and (missing[face] is None or ink.tobytes() != missing[face].tobytes()):
+            box = missing[face]
+            if ink is not None and (box is None or ink.tobytes() != box.tobytes()):
                 masks.setdefault(character, {})[face] = ink
     return masks
 
@@ -57,7 +58,7 @@ def upright(mask: Image.Image) -> NDArray[np.uint8]:
 
 
 def jittered(character: str, masks: Masks) -> NDArray[np.uint8]:
-    """`EXAMPLES` images [EXAMPLES, 28, 28] of a character: faces in turn, each under a seeded affine map and pen.
+    """`EXAMPLES` images [EXAMPLES, 28, 28] of a character: faces in turn, under seeded affine maps and pens.
 
     The draws are a function of the code point alone, so a class does not depend on which others are kept.
     """

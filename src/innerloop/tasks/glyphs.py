@@ -1,10 +1,11 @@
-"""Glyphs: real characters of many scripts, drawn from fonts that are installed already; the embedded default."""
+"""Glyphs: real characters of many scripts, drawn from installed fonts; the embedded default."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import unicodedata
+from pathlib import Path
 from typing import Any, Self, final
 
 import numpy as np
@@ -34,13 +35,15 @@ class Glyphs(ClassTasks):
     - val: Armenian and Lao;
     - test: Greek (with Coptic) and Georgian.
 
-    Of 3,393 characters in at least 8 faces, TODO have a shape of their own (no marks, spaces, modifiers, nor
-    what Unicode calls a variant of another: superscripts, the ohm sign). Of these, TODO look like
-    an earlier one (mean cosine of the upright drawings over shared faces at least 0.93: Greek Alpha and
-    Latin A) and are removed *before* splitting, which leaves TODO classes: TODO / TODO / TODO.
+    Of 3,393 characters in at least 8 faces, 2,779 can be drawn and have a shape of their own (no marks,
+    spaces or modifiers, nor what Unicode calls a variant of another: superscripts, the ohm sign). Of these,
+    823 look like an earlier one (mean cosine of the upright drawings over shared faces at least 0.93: Greek
+    Alpha and Latin A, but also letters that differ in a small accent) and are removed *before* splitting.
+    That leaves 1,956 classes: 1,595 / 93 / 268. Raw-pixel nearest neighbour (cosine) on the test scripts
+    scores 43.5 % 5-way 1-shot and 67.5 % 5-way 5-shot.
 
-    The images are drawn once (about TODO s) and cached. With matplotlib 3.11.2 and Pillow 13.0.0 `sha256` is
-    TODO.
+    The images are drawn once (8 s on one core) and cached. With the fonts of matplotlib 3.11.2 and Pillow
+    13.0.0 `sha256` is e821c355dfca5e8cb4d2aa906be1fb30ea319e8fdd8a7103b84a676c5aeab052.
 
     Args:
         ways: classes of a task, >= 2.
@@ -99,11 +102,13 @@ def _load() -> dict[str, NDArray[Any]]:
     """The drawn glyphs; the cache's key is everything that the pixels depend on."""
     files = glyph_fonts.font_files()
     parts = [_FORMAT, glyph_fonts.fonts_hash(files), PIL.__version__, str(features.version("freetype2"))]
-    return load_or_build("glyphs", hashlib.sha256("/".join(parts).encode()).hexdigest(), lambda: _build(files))
+    return load_or_build(
+        "glyphs", hashlib.sha256("/".join(parts).encode()).hexdigest(), lambda: _build(files)
+    )
 
 
-def _build(files: list[Any]) -> dict[str, NDArray[Any]]:
-    """Draw, remove twins, then jitter what is left: images [classes * 20, 1, 28, 28] and code points [classes]."""
+def _build(files: list[Path]) -> dict[str, NDArray[Any]]:
+    """Draw, remove twins, then jitter what is left: images [classes * 20, 1, 28, 28], points [classes]."""
     masks = glyph_render.draw(glyph_fonts.candidates(files), files)
     masks = {character: faces for character, faces in masks.items() if len(faces) >= glyph_fonts.MIN_FACES}
     characters = list(masks)
@@ -115,7 +120,9 @@ def _build(files: list[Any]) -> dict[str, NDArray[Any]]:
             drawings[face, index] = glyph_render.upright(mask)
             present[face, index] = True
     kept = glyph_twins.without_twins(glyph_twins.similarities(drawings, present))
-    images = np.concatenate([glyph_render.jittered(characters[i], masks[characters[i]]) for i in kept])[:, None]
+    images = np.concatenate([glyph_render.jittered(characters[i], masks[characters[i]]) for i in kept])[
+        :, None
+    ]
     points = np.array([ord(characters[i]) for i in kept], dtype=np.int64)
     return {
         "images": images,

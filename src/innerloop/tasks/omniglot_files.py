@@ -34,7 +34,7 @@ _FORMAT = "1"  # raise it when the same files are to give other pixels
 
 
 class Characters(NamedTuple):
-    """All drawings: images uint8 [N, 1, 28, 28] with ink 255, counts per character, "part/alphabet/character" names."""
+    """All drawings: images uint8 [N, 1, 28, 28] with ink 255; names are "part/alphabet/character"."""
 
     images: NDArray[np.uint8]
     counts: NDArray[np.int64]
@@ -55,7 +55,9 @@ def load_characters(root: str | None) -> Characters:
             do=f"pass {str(folder.parent)!r}",
         )
     sources = {part: _find(folder, part) for part in PARTS}
-    fingerprint = hashlib.sha256("\n".join([_FORMAT, *map(_fingerprint, sources.values())]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(
+        "\n".join([_FORMAT, *map(_fingerprint, sources.values())]).encode()
+    ).hexdigest()
     built = load_or_build("omniglot", fingerprint, lambda: _build(sources))
     return Characters(built["images"], built["counts"], tuple(str(name) for name in built["names"]))
 
@@ -96,7 +98,7 @@ def _find(folder: Path, part: str) -> Path:
 
 
 def _fingerprint(source: Path) -> str:
-    """What tells one state of the files from another: a zip's bytes, or names, sizes and times in a folder."""
+    """What tells one state of the files from another: a zip's bytes; names, sizes and times in a folder."""
     digest = hashlib.sha256()
     try:
         if source.is_file():
@@ -106,7 +108,8 @@ def _fingerprint(source: Path) -> str:
                 folders.sort()
                 for name in sorted(files):
                     state = os.stat(os.path.join(base, name))
-                    digest.update(f"{os.path.relpath(base, source)}/{name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
+                    place = f"{os.path.relpath(base, source)}/{name}"
+                    digest.update(f"{place}:{state.st_size}:{state.st_mtime_ns}\n".encode())
     except OSError as error:
         raise DataError(
             f"{str(source)!r}: {error.strerror}", expected="readable files", do="check the permissions"
@@ -128,7 +131,7 @@ def _build(sources: dict[str, Path]) -> dict[str, NDArray[np.generic]]:
             name = f"{part}/{match[1]}/{match[2]}"
             counts[name] = counts.get(name, 0) + 1
             images.append(decode(raw, f"{source}/{path}", IMAGE_SIZE, grey=True, invert=True))
-        _check_part(source, part, {n: c for n, c in list(counts.items())[before:]})
+        _check_part(source, part, dict(list(counts.items())[before:]))
     return {
         "images": np.stack(images),
         "counts": np.array(list(counts.values()), dtype=np.int64),
@@ -162,7 +165,11 @@ def _zip_members(source: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with zipfile.ZipFile(source) as archive:
             for name in sorted(archive.namelist()):
-                if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or ":" in name:
+                if (
+                    name.startswith(("/", "\\"))
+                    or ".." in PurePosixPath(name.replace("\\", "/")).parts
+                    or ":" in name
+                ):
                     raise DataError(
                         f"{str(source)!r} holds {name!r}, a path outside itself",
                         expected="members inside the archive",
@@ -180,5 +187,7 @@ def _folder_files(source: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(source).as_posix(), path.read_bytes()
         except OSError as error:
             raise DataError(
-                f"image {str(path)!r}: {error.strerror}", expected="a readable file", do="check its permissions"
+                f"image {str(path)!r}: {error.strerror}",
+                expected="a readable file",
+                do="check its permissions",
             ) from error

@@ -35,7 +35,9 @@ class RegressionTasks(ABC):
     def _targets(self, keys: Keys, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The function of each key [T] at its inputs [T, S]."""
 
-    def _set_sizes(self, *, shots: int, queries: int, train_shots: int | None, train_queries: int | None) -> None:
+    def _set_sizes(
+        self, *, shots: int, queries: int, train_shots: int | None, train_queries: int | None
+    ) -> None:
         self.shots = check_count("shots", shots)
         self.queries = check_count("queries", queries)
         self.train_shots = check_optional_count("train_shots", train_shots)
@@ -59,7 +61,9 @@ class RegressionTasks(ABC):
             Batch(values[0, :, shots:].contiguous(), values[1, :, shots:].contiguous()),
         )
 
-    def resized(self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None) -> Self:
+    def resized(
+        self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None
+    ) -> Self:
         """The same tasks with other sizes at test; training keeps its sizes.
 
         Raises:

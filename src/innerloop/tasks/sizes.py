@@ -19,7 +19,9 @@ def check_count(name: str, value: object, *, low: int = 1) -> int:
     """`value` if it is a whole number of at least `low`; raises `ConfigError` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(
-            f"{name} = {value!r}", expected=f"a whole number, {name} >= {low}", do=f"set {name} to {low} or more"
+            f"{name} = {value!r}",
+            expected=f"a whole number, {name} >= {low}",
+            do=f"set {name} to {low} or more",
         )
     return value
 

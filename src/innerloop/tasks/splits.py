@@ -25,7 +25,8 @@ def by_class(
     check_range("val_fraction", val_fraction, low=0.0, high=1.0)
     check_range("test_fraction", test_fraction, low=0.0, high=1.0)
     num_val, num_test = (
-        max(1, round(fraction * num_classes)) if fraction > 0 else 0 for fraction in (val_fraction, test_fraction)
+        max(1, round(fraction * num_classes)) if fraction > 0 else 0
+        for fraction in (val_fraction, test_fraction)
     )
     if num_val + num_test >= num_classes:
         raise ConfigError(

@@ -57,7 +57,7 @@ class ExampleStore:
     def __post_init__(self) -> None:
         if int(self.counts.sum()) != len(self.examples) or len(self.names) != len(self.counts):
             raise DataError(
-                f"{len(self.examples)} examples, counts that sum to {int(self.counts.sum())}, {len(self.names)} names",
+                f"{len(self.examples)} examples, counts of {int(self.counts.sum())}, {len(self.names)} names",
                 expected="one count and one name for each class, and a row for each example",
                 do="rebuild the store from its source",
             )
@@ -101,6 +101,6 @@ class ExampleStore:
         if sizes.shots + sizes.queries > count:
             raise DataError(
                 f"class {self.names[smallest]!r} of split {split!r} has {count} examples",
-                expected=f"at least shots + queries = {sizes.shots} + {sizes.queries} = {sizes.shots + sizes.queries}",
+                expected=f"at least shots + queries = {sizes.shots} + {sizes.queries}",
                 do="lower shots or queries, or add examples to this class or remove it",
             )

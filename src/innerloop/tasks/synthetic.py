@@ -14,12 +14,14 @@ _SEED = 20
 def stroke_store(
     *, num_classes: int = 24, examples: int = 8, size: int = 28, channels: int = 1, rotations: bool = False
 ) -> ExampleStore:
-    """A store of stroke images uint8 [N, channels, size, size], ink 255: half the classes train, a quarter each val, test.
+    """A store of stroke images uint8 [N, channels, size, size], ink 255; half of the classes train.
 
     A class is a path through four random points; an example moves every point a little, so that a
     learner beats chance and does not reach certainty.
     """
-    points = uniform(task_keys(key(_SEED, "strokes"), num_classes), 8, 0.18, 0.82).reshape(num_classes, 1, 4, 2)
+    points = uniform(task_keys(key(_SEED, "strokes"), num_classes), 8, 0.18, 0.82).reshape(
+        num_classes, 1, 4, 2
+    )
     jitter = uniform(task_keys(key(_SEED, "jitter"), num_classes * examples), 8, -0.06, 0.06)
     drawn = points + jitter.reshape(num_classes, examples, 4, 2)
     images = _draw(drawn.reshape(-1, 4, 2), size)
