@@ -127,7 +127,7 @@ def _examples(x: ArrayLike | torch.Tensor) -> NDArray[Any]:
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if not finite.all():
         raise DataError(
-            f"x with NaN or infinite values in {int((~finite).sum())} rows, first row {int(np.argmin(finite))}",
+            f"x with NaN or infinite values in {int((~finite).sum())} rows, first {int(np.argmin(finite))}",
             expected="finite numbers within float32",
             do="remove or fill these rows",
         )

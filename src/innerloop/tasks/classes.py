@@ -82,7 +82,7 @@ class ClassTasks(ABC):
         )
 
     def sample(self, split: Split, num_tasks: int, rng: Rng) -> Episode:
-        """Stacked tasks of a split, class by class: x float32 [T, ways * shots, ...], y int64 [T, ways * shots].
+        """Stacked tasks, class by class: x float32 [T, ways * shots, ...] and y int64 [T, ways * shots].
 
         Task i does not depend on `num_tasks`; support and query are disjoint; labels are permuted per task.
         """

@@ -19,7 +19,7 @@ _BLOCK = 1 << 22
 
 
 def split_keys(split: str, num_tasks: int, rng: Rng) -> Keys:
-    """Keys [num_tasks] of the tasks of a split; its name is part of the key: splits are independent streams."""
+    """Keys [num_tasks] of the tasks of a split; its name is part of the key, so splits are independent."""
     check_split(split)
     check_count("num_tasks", num_tasks)
     return task_keys(key(as_key(rng), "tasks", split), num_tasks)

@@ -27,7 +27,7 @@ _TABLES = [np.clip((np.arange(256) - edge) * 4.0, 0, 255).astype(np.uint8).tolis
 
 
 def draw(characters: dict[str, list[int]], files: list[Path]) -> dict[str, Masks]:
-    """A mask of each character in each of its faces, cut to its ink; blanks and missing-glyph boxes left out."""
+    """A mask of each character in each face, cut to its ink, without blanks and missing-glyph boxes."""
     # The basic layout engine is part of every Pillow; the other one depends on the machine.
     fonts = [ImageFont.truetype(str(f), _POINT, layout_engine=ImageFont.Layout.BASIC) for f in files]
     missing = [_ink(font, "\uffff") for font in fonts]

@@ -36,9 +36,9 @@ def by_class(
         )
     order = choose(np.array(key(seed, "split by class"), dtype=np.uint64), num_classes, num_classes)
     return {
-        "test": np.sort(order[:num_test]),
-        "val": np.sort(order[num_test : num_test + num_val]),
         "train": np.sort(order[num_test + num_val :]),
+        "val": np.sort(order[num_test : num_test + num_val]),
+        "test": np.sort(order[:num_test]),
     }
 
 

@@ -22,7 +22,7 @@ def stroke_store(
     points = uniform(task_keys(key(_SEED, "strokes"), num_classes), 8, 0.18, 0.82).reshape(
         num_classes, 1, 4, 2
     )
-    jitter = uniform(task_keys(key(_SEED, "jitter"), num_classes * examples), 8, -0.06, 0.06)
+    jitter = uniform(task_keys(key(_SEED, "jitter"), num_classes * examples), 8, -0.1, 0.1)
     drawn = points + jitter.reshape(num_classes, examples, 4, 2)
     images = _draw(drawn.reshape(-1, 4, 2), size)
     half, quarter = num_classes // 2, num_classes // 4

@@ -1,0 +1,29 @@
+"""The algorithms, one file each. Adding one is its file, and its line here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from innerloop.core.registry import lazy
+
+if TYPE_CHECKING:
+    from innerloop.algorithms.anil import ANIL
+    from innerloop.algorithms.fomaml import FOMAML
+    from innerloop.algorithms.maml import MAML
+    from innerloop.algorithms.protonet import ProtoNet
+    from innerloop.algorithms.reptile import Reptile
+
+#: Name of the class, of the flag and of the docs page -> its file.
+REGISTRY = {
+    "ANIL": "anil",
+    "FOMAML": "fomaml",
+    "MAML": "maml",
+    "ProtoNet": "protonet",
+    "Reptile": "reptile",
+}
+
+__all__ = ["ANIL", "FOMAML", "MAML", "REGISTRY", "ProtoNet", "Reptile"]
+
+
+def __getattr__(name: str) -> Any:
+    return lazy(__name__, REGISTRY, name)

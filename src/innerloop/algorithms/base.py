@@ -1,0 +1,136 @@
+"""What the algorithms of this package share: a module, and inner learning by gradients."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from innerloop.core.errors import ConfigError, ContractError, check_range
+from innerloop.core.functional import BatchNormPolicy, FunctionalModule, inner_gradient
+from innerloop.core.learner import STATISTICS, MetaLearner
+from innerloop.core.losses import loss_value
+from innerloop.core.mode import mode
+from innerloop.core.rng import keyed_uniform
+from innerloop.core.types import Batch, Fast, Loss, Meta
+from innerloop.gradients.base import MetaGradient
+from innerloop.rules.base import UpdateRule
+from innerloop.models.base import fresh_parameters
+
+
+class ModuleLearner(MetaLearner):
+    """A learner around one `nn.Module`, whose parameters are `meta["params"]`.
+
+    Attributes:
+        gradient: how this algorithm obtains its outer gradient.
+        embeds: whether the module gives an embedding, and needs no output per class.
+        transductive: whether a query's prediction may depend on the other queries.
+    """
+
+    embeds: ClassVar[bool] = False
+    gradient: MetaGradient
+    module: nn.Module
+    batch_norm: BatchNormPolicy
+    test_inner_steps: int
+
+    def _wrap(self, module: nn.Module, loss: Loss, batch_norm: BatchNormPolicy) -> None:
+        if not isinstance(module, nn.Module):
+            raise ConfigError(
+                f"module of type {type(module).__name__}", expected="a torch.nn.Module", do="pass the base model first"
+            )
+        if not any(True for _ in module.parameters()):
+            raise ContractError("a module without parameters", expected="something to learn", do="use another module")
+        if loss not in ("cross_entropy", "mse"):
+            raise ConfigError(f"loss = {loss!r}", expected="cross_entropy or mse", do="choose one")
+        self.module, self.loss, self.batch_norm = module, loss, batch_norm
+        self.net = FunctionalModule(module, batch_norm)
+
+    @property
+    def transductive(self) -> bool:
+        return self.batch_norm == "transductive" and self.net.has_batch_norm
+
+    def init(self, rng: torch.Generator) -> Meta:
+        """The module's own parameters; one of our models, if untouched since it was made, is drawn from `rng`."""
+        params = fresh_parameters(self.module, rng) or self.net.params()
+        statistics = self.net.statistics()
+        return {"params": params} | ({STATISTICS: statistics} if statistics else {})
+
+    def to(self, device: torch.device | str) -> None:
+        """Move what is not in `meta` (constant buffers) to a device."""
+        self.net.to(device)
+
+    def query_loss(self, meta: Meta, fast: Fast, query: Batch) -> tuple[Tensor, Fast]:
+        with self.net.gathering() as gathered:
+            loss = loss_value(self.loss, self.predict(meta, fast, query.x), query.y)
+        return loss, dict(gathered)
+
+
+class GradientLearner(ModuleLearner):
+    """Adapts some of the module's parameters by steps of an update rule on the support loss."""
+
+    rule: UpdateRule
+    inner_batch: int | None = None
+
+    def _configure(
+        self,
+        module: nn.Module,
+        *,
+        inner_steps: int,
+        test_inner_steps: int | None,
+        loss: Loss,
+        batch_norm: BatchNormPolicy,
+    ) -> None:
+        check_steps("inner_steps", inner_steps)
+        if test_inner_steps is not None:
+            check_steps("test_inner_steps", test_inner_steps)
+        self.inner_steps = inner_steps
+        self.test_inner_steps = inner_steps if test_inner_steps is None else test_inner_steps
+        self._wrap(module, loss, batch_norm)
+
+    @abstractmethod
+    def adapts(self) -> set[str]:
+        """Names of the parameters that the inner loop changes."""
+
+    def begin(self, meta: Meta, support: Batch) -> Fast:
+        names = self.adapts()
+        adapted = {name: p for name, p in meta["params"].items() if name in names}
+        fast: Fast = {"params": adapted, "rule": self.rule.init(adapted)}
+        return fast | {"support": support.x} if self.net.needs_support else fast
+
+    def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
+        batch = self._minibatch(support)
+
+        def support_loss(params: dict[str, Tensor]) -> Tensor:
+            outputs = self.net(meta["params"] | params, batch.x, statistics=meta.get(STATISTICS))
+            return loss_value(self.loss, outputs, batch.y)
+
+        grads = inner_gradient(support_loss, fast["params"])
+        params, state = self.rule.step(grads, fast["rule"], fast["params"])
+        return fast | {"params": params, "rule": state}
+
+    def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
+        return self.net(
+            meta["params"] | fast["params"],
+            inputs,
+            statistics=meta.get(STATISTICS),
+            support_x=fast.get("support"),
+        )
+
+    def displaced(self, meta: Meta, fast: Fast) -> Meta:
+        return meta | {"params": meta["params"] | fast["params"]}
+
+    def _minibatch(self, support: Batch) -> Batch:
+        size, key = len(support.y), mode().key
+        if self.inner_batch is None or self.inner_batch >= size or key is None:
+            return support
+        chosen = keyed_uniform(key, (size,)).argsort()[: self.inner_batch]
+        return Batch(support.x[chosen], support.y[chosen])
+
+
+def check_steps(name: str, steps: int) -> None:
+    """Raise `ConfigError` unless `steps` is a whole number of steps."""
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise ConfigError(f"{name} = {steps!r}", expected="a whole number", do=f"set {name} to 0, 1, 2, ...")
+    check_range(name, steps, low=0)

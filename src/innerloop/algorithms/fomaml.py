@@ -1,0 +1,59 @@
+"""FOMAML: MAML without second derivatives."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from innerloop.algorithms.base import GradientLearner
+from innerloop.core.functional import BatchNormPolicy
+from innerloop.core.types import Loss
+from innerloop.gradients import FirstOrder
+from innerloop.rules import SGD
+
+
+class FOMAML(GradientLearner):
+    """MAML whose outer gradient holds the inner gradients constant.
+
+    Inner loop: as in MAML, phi_{k+1} = phi_k - inner_lr * grad L_S(phi_k).
+    Outer gradient: grad L_Q at phi_K, applied to theta.
+
+    Cost per inner step: one forward and backward pass on the support set; memory does not grow
+    with `inner_steps`.
+
+    Args:
+        module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
+        inner_lr: inner step size, > 0.
+        inner_steps: steps in training, >= 0.
+        test_inner_steps: steps at test; None is the same number.
+        loss: `cross_entropy` or `mse`.
+        batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
+
+    >>> import torch, innerloop as il
+    >>> learner = il.algorithms.FOMAML(il.models.MLP(1, 1), inner_lr=0.01, inner_steps=5, loss="mse")
+    >>> learner.gradient.exact
+    False
+
+    Differences from the paper: none.
+
+    Reference: Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2.
+    """
+
+    gradient = FirstOrder()
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        inner_lr: float = 0.01,
+        inner_steps: int = 1,
+        test_inner_steps: int | None = None,
+        loss: Loss = "cross_entropy",
+        batch_norm: BatchNormPolicy = "support",
+    ) -> None:
+        self.inner_lr, self.rule = inner_lr, SGD(inner_lr)
+        self._configure(
+            module, inner_steps=inner_steps, test_inner_steps=test_inner_steps, loss=loss, batch_norm=batch_norm
+        )
+
+    def adapts(self) -> set[str]:
+        return set(self.net.names)

@@ -1,0 +1,72 @@
+"""Reptile: move towards where ordinary training on each task ends."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from innerloop.algorithms.base import GradientLearner, check_steps
+from innerloop.core.errors import check_range
+from innerloop.core.functional import BatchNormPolicy
+from innerloop.core.types import Loss
+from innerloop.gradients import Displacement
+from innerloop.rules import Adam
+
+
+class Reptile(GradientLearner):
+    """Moves the initialisation towards the weights at which training on each task ends.
+
+    Inner loop: phi_{k+1} = Adam(phi_k, grad L_B(phi_k)), beta1 = 0, on minibatches B of the support.
+    Outer direction: theta - phi_K, so that an outer SGD step of rate eps is theta + eps (phi_K - theta).
+    Meta-learned: theta. Adapted: all of it. The query set takes no part in training.
+
+    Cost per inner step: one forward and backward pass on a minibatch; no second derivatives.
+
+    Args:
+        module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
+        inner_lr: step size of Adam, > 0. The paper: 1e-3.
+        inner_steps: steps in training, >= 1 to learn anything. The paper: 5 on Omniglot 5-way.
+        test_inner_steps: steps at test; None is the same number. The paper: 50.
+        inner_batch: support examples of a step, drawn anew for each; None takes them all. The paper: 10.
+        beta2: decay of Adam's second moment.
+        loss: `cross_entropy` or `mse`.
+        batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
+
+    Train it with an outer SGD, a rate of 1 that falls linearly to 0, and more shots than at test
+    (`train_shots=10` on Omniglot).
+
+    >>> import innerloop as il
+    >>> il.algorithms.Reptile(il.models.MLP(1, 1), inner_steps=5, loss="mse").gradient.exact
+    False
+
+    Differences from the paper: the official code keeps Adam's second moment from one task to the
+    next; here each task starts with a fresh one, so that tasks do not depend on their order.
+    Minibatches are drawn afresh for each step, without passing through the support set in turn.
+
+    Reference: Nichol, Achiam and Schulman 2018, arXiv 1803.02999.
+    """
+
+    gradient = Displacement()
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        inner_lr: float = 1e-3,
+        inner_steps: int = 5,
+        test_inner_steps: int | None = None,
+        inner_batch: int | None = None,
+        beta2: float = 0.999,
+        loss: Loss = "cross_entropy",
+        batch_norm: BatchNormPolicy = "support",
+    ) -> None:
+        if inner_batch is not None:
+            check_steps("inner_batch", inner_batch)
+            check_range("inner_batch", inner_batch, low=1)
+        self.inner_lr, self.beta2, self.inner_batch = inner_lr, beta2, inner_batch
+        self.rule = Adam(inner_lr, beta1=0.0, beta2=beta2)
+        self._configure(
+            module, inner_steps=inner_steps, test_inner_steps=test_inner_steps, loss=loss, batch_norm=batch_norm
+        )
+
+    def adapts(self) -> set[str]:
+        return set(self.net.names)

@@ -1,0 +1,1 @@
+"""Types, trees, keyed randomness, functional modules, the task axis, outcomes and errors."""

@@ -1,0 +1,227 @@
+"""Any `nn.Module` as a pure function of its parameters, with a named BatchNorm policy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from innerloop.core.errors import ConfigError
+from innerloop.core.mode import mode
+from innerloop.core.rng import fold_key, keyed_uniform
+
+BatchNormPolicy = Literal["support", "transductive", "running"]
+POLICIES: tuple[str, ...] = ("support", "transductive", "running")
+Params = dict[str, Tensor]
+
+
+@dataclass
+class _Pass:
+    """What the layers of one forward pass need to know."""
+
+    rows: int | None = None  # normalise with the statistics of the first `rows` examples
+    running: bool = False  # normalise with the running statistics
+    gathered: Params | None = None  # where batch statistics are put, by buffer name
+    layer: int = field(default=0)  # counts dropout layers, so that each draws its own mask
+
+
+_PASS: ContextVar[_Pass] = ContextVar("innerloop_pass")
+_GATHERED: ContextVar[Params | None] = ContextVar("innerloop_gathered", default=None)
+
+
+class _BatchNorm(nn.Module):
+    """BatchNorm whose statistics come from where the policy says, and which keeps no state."""
+
+    def __init__(self, source: nn.modules.batchnorm._BatchNorm, name: str) -> None:
+        super().__init__()
+        self.name, self.eps = name, source.eps
+        self.weight, self.bias = source.weight, source.bias
+        size = source.num_features
+        mean, var = source.running_mean, source.running_var
+        self.register_buffer("running_mean", torch.zeros(size) if mean is None else mean.detach().clone())
+        self.register_buffer("running_var", torch.ones(size) if var is None else var.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        now = _PASS.get()
+        if now.gathered is not None:
+            self._gather(x.detach(), now.gathered)
+        if not now.running and now.rows is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        if now.running:
+            mean, var = self.running_mean, self.running_var
+        else:
+            var, mean = torch.var_mean(x[: now.rows], dim=_all_but_channel(x), correction=0)
+        scale = torch.rsqrt(var + self.eps)
+        scale = scale if self.weight is None else scale * self.weight
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        return torch.addcmul(_per_channel(shift, x), x, _per_channel(scale, x))
+
+    def _gather(self, x: Tensor, gathered: Params) -> None:
+        var, mean = torch.var_mean(x, dim=_all_but_channel(x))
+        gathered[f"{self.name}.running_mean"] = mean
+        gathered[f"{self.name}.running_var"] = var
+
+
+class _Dropout(nn.Module):
+    """Dropout whose mask is a function of the task's key, so that a recomputed step repeats it."""
+
+    def __init__(self, probability: float, whole_channels: bool) -> None:
+        super().__init__()
+        self.probability, self.whole_channels = probability, whole_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        now, key = _PASS.get(), mode().key
+        now.layer += 1
+        if not mode().training or self.probability == 0.0 or key is None:
+            return x
+        shape = (*x.shape[:2], *(1,) * (x.ndim - 2)) if self.whole_channels else tuple(x.shape)
+        kept = keyed_uniform(fold_key(key, now.layer), shape) >= self.probability
+        return x * kept / (1.0 - self.probability)
+
+
+class FunctionalModule:
+    """A module as a pure function `(params, x) -> outputs` of one task.
+
+    The module is copied; its BatchNorm and Dropout layers are replaced by ones without state.
+    Dropout hidden inside other layers (attention weights, recurrent layers) is off.
+
+    Args:
+        module: any `nn.Module` that maps [S, ...] to [S, outputs].
+        policy: `support` normalises queries with the support set's statistics, `transductive`
+            with their own, `running` with running averages once meta-training is over.
+    """
+
+    def __init__(self, module: nn.Module, policy: BatchNormPolicy) -> None:
+        if policy not in POLICIES:
+            raise ConfigError(f"batch_norm = {policy!r}", expected=f"one of {', '.join(POLICIES)}", do="choose one")
+        self.policy = policy
+        self._module = _without_state(copy.deepcopy(module)).eval()
+        self._norms = [m for m in self._module.modules() if isinstance(m, _BatchNorm)]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters, in the module's order."""
+        return [name for name, _ in self._module.named_parameters()]
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return bool(self._norms)
+
+    @property
+    def needs_support(self) -> bool:
+        """Whether predicting on queries needs the support inputs at hand."""
+        return self.policy == "support" and bool(self._norms)
+
+    def params(self) -> Params:
+        """A copy of the module's own parameters, pretrained weights included."""
+        return {name: p.detach().clone() for name, p in self._module.named_parameters()}
+
+    def statistics(self) -> Params:
+        """A copy of the running statistics; empty unless the policy uses them."""
+        if self.policy != "running":
+            return {}
+        return {
+            f"{norm.name}.{kind}": getattr(norm, kind).detach().clone()
+            for norm in self._norms
+            for kind in ("running_mean", "running_var")
+        }
+
+    def to(self, device: torch.device | str) -> None:
+        self._module.to(device)
+
+    def __call__(
+        self,
+        params: Params,
+        x: Tensor,
+        *,
+        statistics: Params | None = None,
+        support_x: Tensor | None = None,
+    ) -> Tensor:
+        """Outputs for `x`; with `support_x`, both pass together and the support's outputs are dropped."""
+        if support_x is None:
+            return self.joint(params, x, statistics=statistics)
+        rows = support_x.shape[0]
+        return self.joint(params, torch.cat([support_x, x]), rows=rows, statistics=statistics)[rows:]
+
+    def joint(
+        self,
+        params: Params,
+        x: Tensor,
+        *,
+        rows: int | None = None,
+        statistics: Params | None = None,
+    ) -> Tensor:
+        """Outputs for every row of `x`, of which the first `rows` are the support set."""
+        running = self.policy == "running" and not mode().training
+        now = _Pass(
+            rows=rows if self.policy == "support" else None,
+            running=running,
+            gathered=_GATHERED.get(),
+        )
+        token = _PASS.set(now)
+        try:
+            tensors = params | statistics if running and statistics else params
+            return torch.func.functional_call(self._module, tensors, (x,))
+        finally:
+            _PASS.reset(token)
+
+    @contextmanager
+    def gathering(self) -> Iterator[Params]:
+        """Collect the batch statistics of the passes in this block, where running averages are kept of them."""
+        gathered: Params = {}
+        token = _GATHERED.set(gathered if self.policy == "running" and mode().training else None)
+        try:
+            yield gathered
+        finally:
+            _GATHERED.reset(token)
+
+    def head_names(self) -> set[str]:
+        """Names of the parameters of the last layer that has any: what ANIL adapts."""
+        owner = next(reversed([n.rpartition(".")[0] for n, _ in self._module.named_parameters()]), "")
+        return {n for n, _ in self._module.named_parameters() if n.rpartition(".")[0] == owner}
+
+    def features(self, params: Params, x: Tensor, *, rows: int | None = None) -> Tensor:
+        """What the last linear layer is given for `x`, flattened to [S, D]; the outputs if no such layer ends it."""
+        owner = next(iter(self.head_names()), "").rpartition(".")[0]
+        head = self._module.get_submodule(owner)
+        seen: list[Tensor] = []
+        hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            outputs = self.joint(params, x, rows=rows)
+        finally:
+            hook.remove()
+        return (seen[-1] if owner and isinstance(head, nn.Linear) else outputs).flatten(1)
+
+
+def inner_gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
+    """Gradient of a support loss; constant to the outer derivative in first-order mode."""
+    if mode().first_order:
+        with torch.no_grad():
+            return torch.func.grad(loss)({name: p.detach() for name, p in params.items()})
+    return torch.func.grad(loss)(params)
+
+
+def _without_state(module: nn.Module, prefix: str = "") -> nn.Module:
+    whole = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return _BatchNorm(module, prefix)
+    if isinstance(module, (nn.Dropout, *whole)):
+        return _Dropout(module.p, isinstance(module, whole))
+    for name, child in module.named_children():
+        setattr(module, name, _without_state(child, f"{prefix}.{name}" if prefix else name))
+    return module
+
+
+def _all_but_channel(x: Tensor) -> list[int]:
+    return [dim for dim in range(x.ndim) if dim != 1]
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (x.ndim - 2))

@@ -1,0 +1,71 @@
+"""The inner loop as a dynamical system: `begin -> step -> step -> ... -> predict`, for one task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from innerloop.core.losses import loss_value
+from innerloop.core.mode import at_stream
+from innerloop.core.types import Batch, Fast, Loss, Meta
+
+#: The name under which `meta` may hold running statistics: averaged over tasks, never differentiated.
+STATISTICS = "statistics"
+
+
+class MetaLearner(ABC):
+    """An algorithm, written for one task: it never sees a task axis.
+
+    Hyperparameters stand on `self`; what the outer loop learns is the tree `meta`. A subclass
+    is abstract or final.
+
+    Attributes:
+        inner_steps: inner steps in meta-training; 0 for a closed-form learner.
+        loss: name of the loss of both loops.
+    """
+
+    inner_steps: int
+    loss: Loss
+
+    @abstractmethod
+    def init(self, rng: torch.Generator) -> Meta:
+        """The meta-parameters before training: a tree of float tensors."""
+
+    @abstractmethod
+    def begin(self, meta: Meta, support: Batch) -> Fast:
+        """A task's state before its first inner step; ready to predict."""
+
+    @abstractmethod
+    def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
+        """The state after inner step number `k` (from 0); ready to predict."""
+
+    @abstractmethod
+    def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
+        """Outputs [Q, ...] for inputs [Q, ...], from an adapted state."""
+
+    def displaced(self, meta: Meta, fast: Fast) -> Meta:
+        """`meta` with the adapted values in place of the initial ones, for `Displacement`."""
+        raise NotImplementedError(f"{type(self).__name__} has no initialisation to displace")
+
+    def query_loss(self, meta: Meta, fast: Fast, query: Batch) -> tuple[Tensor, Fast]:
+        """The outer loss of an adapted state, and the running statistics gathered on the way."""
+        return loss_value(self.loss, self.predict(meta, fast, query.x), query.y), {}
+
+
+def states(learner: MetaLearner, meta: Meta, support: Batch, steps: int) -> Iterator[Fast]:
+    """The states of one task's inner loop: before the first step, then after each of `steps`."""
+    fast = learner.begin(meta, support)
+    yield fast
+    for k in range(steps):
+        with at_stream(k):
+            fast = learner.step(meta, fast, support, k)
+        yield fast
+
+
+def adapt(learner: MetaLearner, meta: Meta, support: Batch, steps: int) -> Fast:
+    """The state of one task after `steps` inner steps."""
+    *_, last = states(learner, meta, support, steps)
+    return last

@@ -1,0 +1,124 @@
+"""The one place that lifts a function of one task to many: `vmap`, chunks of it, or a loop."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from innerloop.core.errors import ConfigError
+
+TasksAxis: TypeAlias = Literal["auto", "vmap", "loop"] | int
+log = logging.getLogger("innerloop")
+
+_LOOPED: weakref.WeakSet[Any] = weakref.WeakSet()  # owners whose operators have no batching rule
+_SIGNS = ("vmap", "batching rule", "functorch", "BatchedTensor")
+
+
+def over_tasks(fn: Callable[..., Any], *trees: Any, axis: TasksAxis = "auto", owner: Any = None) -> Any:
+    """Apply a function of one task to trees with a leading task axis; outputs are stacked.
+
+    Args:
+        fn: from one task's trees to a tree of tensors (dicts and tuples).
+        axis: `vmap` all tasks at once, in chunks of an integer number, or a `loop`. `auto` is
+            `vmap`, and the loop for an `owner` with an operator that has no batching rule.
+        owner: what `auto` remembers its choice by, usually the learner.
+    """
+    lifted = [lift(fn)(*(_take(tree, part) for tree in trees)) for part, lift in parts(trees, axis, owner)]
+    return lifted[0] if len(lifted) == 1 else _join(lifted)
+
+
+def parts(trees: Any, axis: TasksAxis, owner: Any = None) -> Iterator[tuple[slice, Callable[..., Any]]]:
+    """The slices of the task axis to handle one after another, each with what lifts a function to it."""
+    check_axis(axis)
+    count = num_tasks(trees)
+    if axis == "loop" or (axis == "auto" and owner is not None and owner in _LOOPED):
+        size, lift = 1, _one
+    elif axis == "auto":
+        size, lift = count, lambda fn: _vmap_or_loop(fn, owner)
+    else:
+        size, lift = (count if axis == "vmap" else int(axis)), _vmap
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count)), lift
+
+
+def check_axis(axis: TasksAxis) -> None:
+    """Raise `ConfigError` unless `axis` is a way to lift tasks."""
+    if axis in ("auto", "vmap", "loop") or (isinstance(axis, int) and not isinstance(axis, bool) and axis > 0):
+        return
+    raise ConfigError(
+        f"tasks_axis = {axis!r}", expected="auto, vmap, loop or a positive chunk size", do="choose one of these"
+    )
+
+
+def num_tasks(tree: Any) -> int:
+    """The length of the leading task axis of a tree."""
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values())) if isinstance(tree, dict) else next(t for t in tree if _has_tensor(t))
+    return tree.shape[0]
+
+
+def take(tree: Any, part: slice | int | Tensor) -> Any:
+    """Some tasks (or, with an int, one task) of a tree with a leading task axis."""
+    return _map(lambda leaf: leaf[part], tree)
+
+
+_take = take
+
+
+def _vmap(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.func.vmap(fn, randomness="error")
+
+
+def _one(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Lift to a slice of any length by a loop."""
+
+    def lifted(*trees: Any) -> Any:
+        results = [fn(*(_take(tree, i) for tree in trees)) for i in range(num_tasks(trees))]
+        return _join([_map(lambda leaf: leaf[None], result) for result in results])
+
+    return lifted
+
+
+def _vmap_or_loop(fn: Callable[..., Any], owner: Any) -> Callable[..., Any]:
+    def lifted(*trees: Any) -> Any:
+        try:
+            return _vmap(fn)(*trees)
+        except RuntimeError as error:  # torch has no narrower class for a missing batching rule
+            if not any(sign in str(error) for sign in _SIGNS):
+                raise
+            log.warning("tasks run in a loop, since vmap cannot: %s", str(error).strip().splitlines()[0])
+            if owner is not None:
+                _LOOPED.add(owner)
+            return _one(fn)(*trees)
+
+    return lifted
+
+
+def _map(fn: Callable[[Tensor], Any], tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _map(fn, node) for name, node in tree.items()}
+    if isinstance(tree, tuple):
+        nodes = [_map(fn, node) for node in tree]
+        return type(tree)(*nodes) if hasattr(tree, "_fields") else tuple(nodes)
+    return fn(tree)
+
+
+def _join(trees: list[Any]) -> Any:
+    first = trees[0]
+    if isinstance(first, dict):
+        return {name: _join([tree[name] for tree in trees]) for name in first}
+    if isinstance(first, tuple):
+        nodes = [_join([tree[i] for tree in trees]) for i in range(len(first))]
+        return type(first)(*nodes) if hasattr(first, "_fields") else tuple(nodes)
+    return torch.cat(trees)
+
+
+def _has_tensor(tree: Any) -> bool:
+    if isinstance(tree, Tensor):
+        return True
+    return any(map(_has_tensor, tree.values() if isinstance(tree, dict) else tree))

@@ -1,0 +1,1 @@
+"""Evaluation: fixed episodes in, per-task records and honest intervals out."""

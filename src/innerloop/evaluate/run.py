@@ -1,0 +1,185 @@
+"""A learner judged on fixed episodes, beside its baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innerloop.algorithms.base import ModuleLearner
+from innerloop.core import tree
+from innerloop.core.errors import check_range
+from innerloop.core.learner import states
+from innerloop.core.losses import score
+from innerloop.core.mode import count_ways, running_in
+from innerloop.core.types import Episode, Meta, Metric, Split
+from innerloop.core.vectorise import TasksAxis, over_tasks
+from innerloop.evaluate.baselines import Baseline, baselines_for
+from innerloop.evaluate.protocol import fixed_episodes
+from innerloop.evaluate.statistics import Summary, median, paired_difference, summarise
+from innerloop.tasks.base import TaskSource
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per-task records of one evaluation; every summary is derived from them.
+
+    Attributes:
+        metric: `accuracy` (share of right queries) or `mse`.
+        curve: score of each task after 0, 1, ..., inner_steps steps, [n][inner_steps + 1].
+        baselines: score of each task by name of the baseline, [n] each.
+        protocol: what names the episodes and the way of judging: split, seed, ways, shots, ...
+    """
+
+    metric: Metric
+    curve: list[list[float]]
+    baselines: dict[str, list[float]]
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> list[float]:
+        """Each task's score after the last inner step; the worst there is for a task that diverged."""
+        return [self._or_worst(task[-1]) for task in self.curve]
+
+    @property
+    def summary(self) -> Summary:
+        return summarise(self.scores)
+
+    @property
+    def diverged(self) -> int:
+        """Number of tasks whose outputs are not finite after the last inner step."""
+        return sum(not math.isfinite(task[-1]) for task in self.curve)
+
+    def _or_worst(self, score: float) -> float:
+        if math.isfinite(score):
+            return score
+        return 0.0 if self.higher_is_better else math.inf
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric == "accuracy"
+
+    def better(self, ours: float, theirs: float) -> bool:
+        return ours > theirs if self.higher_is_better else ours < theirs
+
+    def to_dict(self, *, records: bool = False) -> dict[str, Any]:
+        """One JSON object: the summary, the baselines with paired differences, and the adaptation curve.
+
+        Not-finite numbers become None, since JSON has none; `diverged` tells how many tasks they are.
+        """
+        ours, scores = self.summary, self.scores
+        beside = {}
+        for name, theirs in self.baselines.items():
+            alone, paired = summarise(theirs), paired_difference(scores, theirs)
+            beside[name] = _rounded(
+                mean=alone.mean, ci95=alone.ci95, difference=paired.mean, difference_ci95=paired.ci95
+            )
+        steps = [summarise([self._or_worst(s) for s in column]) for column in zip(*self.curve, strict=True)]
+        result = {"metric": self.metric} | _rounded(mean=ours.mean, ci95=ours.ci95) | {"n": ours.n}
+        result |= _rounded(median=median(scores)) | {"diverged": self.diverged} | self.protocol
+        result |= {"baselines": beside}
+        result["adaptation"] = [{"inner_steps": k} | _rounded(mean=s.mean, ci95=s.ci95) for k, s in enumerate(steps)]
+        if records:
+            result["records"] = [
+                {"task": i, "scores": [_finite(s) for s in task]}
+                | {"baselines": {name: _finite(theirs[i]) for name, theirs in self.baselines.items()}}
+                for i, task in enumerate(self.curve)
+            ]
+        return result
+
+    def __str__(self) -> str:
+        ours = self.summary
+        unit, scale = (" %", 100.0) if self.metric == "accuracy" else ("", 1.0)
+        digits = 1 if self.metric == "accuracy" else 3
+        text = f"{self.metric} {ours.mean * scale:.{digits}f} +- {ours.ci95 * scale:.{digits}f}{unit} (n={ours.n}"
+        if self.protocol.get("batch_norm"):
+            text += f", BN={self.protocol['batch_norm']}"
+        return text + (f", {self.diverged} diverged)" if self.diverged else ")")
+
+
+def evaluate(
+    learner: ModuleLearner,
+    meta: Meta,
+    tasks: TaskSource,
+    *,
+    split: Split = "test",
+    episodes: int = 1000,
+    seed: int = 0,
+    inner_steps: int | None = None,
+    tasks_axis: TasksAxis = "auto",
+    untrained: Meta | None = None,
+) -> Evaluation:
+    """Judge a learner on the first `episodes` tasks of (seed, split), after each inner step.
+
+    Args:
+        inner_steps: steps of adaptation; None is the learner's `test_inner_steps`.
+        untrained: `meta` as it was before training: with it, the baselines are judged as well.
+
+    Returns:
+        Records of every task. The same seed gives the same episodes to every learner.
+    """
+    check_range("episodes", episodes, low=1)
+    steps = learner.test_inner_steps if inner_steps is None else inner_steps
+    check_range("inner_steps", steps, low=0)
+    spec = tasks.spec
+    rivals: Mapping[str, Baseline] = {}
+    if untrained is not None:
+        rivals = baselines_for(spec, learner.module, untrained["params"])
+
+    def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with running_in(training=False, first_order=True, key=key):
+            reached = states(learner, meta, episode.support, steps)
+            outputs = [learner.predict(meta, fast, episode.query.x) for fast in reached]
+        # The argmax of NaN is a label like any other: a model that overflowed must not score by it.
+        curve = [_guarded(score(spec.metric, o, episode.query.y), o) for o in outputs]
+        beside = {name: score(spec.metric, rival(episode), episode.query.y) for name, rival in rivals.items()}
+        return torch.stack(curve), beside
+
+    curve: list[list[float]] = []
+    baselines: dict[str, list[float]] = {name: [] for name in rivals}
+    device = tree.leaves(meta)[0].device
+    for block, keys in fixed_episodes(tasks, split, episodes, seed):
+        moved = _to(block, device)
+        with torch.no_grad(), running_in(ways=count_ways(block.support.y)):
+            scores, beside = over_tasks(one_task, moved, keys.to(device), axis=tasks_axis, owner=learner)
+        curve += scores.tolist()
+        for name, values in beside.items():
+            baselines[name] += values.tolist()
+    if rivals:
+        baselines = {"no_adaptation": _no_adaptation(learner, curve, spec.outputs)} | baselines
+    protocol = {
+        "split": split,
+        "seed": seed,
+        "inner_steps": steps,
+        "batch_norm": learner.batch_norm if learner.net.has_batch_norm else None,
+        "transductive": learner.transductive,
+        "ways": spec.outputs if spec.metric == "accuracy" else None,
+        "shots": spec.shots,
+        "queries": spec.queries,
+    }
+    return Evaluation(spec.metric, curve, baselines, protocol)
+
+
+def _no_adaptation(learner: ModuleLearner, curve: list[list[float]], ways: int) -> list[float]:
+    """The score before the first inner step; a closed-form learner without a support set can but guess."""
+    return [1.0 / ways if learner.embeds else task[0] for task in curve]
+
+
+def _guarded(value: Tensor, outputs: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(outputs).all(), value, torch.full_like(value, torch.nan))
+
+
+def _to(episode: Episode, device: torch.device) -> Episode:
+    return Episode(*(type(b)(b.x.to(device), b.y.to(device)) for b in episode))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _rounded(**values: float) -> dict[str, float | None]:
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""The outer loop: configuration, steps, checkpoints, and the run folder."""

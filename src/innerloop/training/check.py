@@ -1,0 +1,67 @@
+"""Whether a learner, its model and the tasks fit together: asked before anything is trained or written."""
+
+from __future__ import annotations
+
+import torch
+
+from innerloop.algorithms.base import ModuleLearner
+from innerloop.core import tree
+from innerloop.core.errors import ConfigError, ContractError
+from innerloop.core.mode import count_ways, running_in
+from innerloop.core.rng import generator, key
+from innerloop.core.types import Episode, Meta
+from innerloop.core.vectorise import take
+from innerloop.tasks.base import TaskSource
+from innerloop.training.config import TrainConfig
+from innerloop.training.step import to_device
+
+
+def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) -> None:
+    """Raise unless the device exists, training tasks can be sampled, and the model's output fits them."""
+    check_device(config.device)
+    spec = tasks.spec
+    if learner.loss != spec.loss:
+        raise ConfigError(
+            f"loss = {learner.loss!r} on tasks whose loss is {spec.loss!r}", expected=spec.loss, do=f"set loss={spec.loss!r}"
+        )
+    learner.to(config.device)
+    meta = tree.map(lambda leaf: leaf.to(config.device), learner.init(generator(config.seed, "init")))
+    for split in ("train", "val"):
+        episodes = to_device(tasks.sample(split, 1, key(config.seed, "check")), config.device)
+        check_output(learner, meta, episodes, split)
+
+
+def check_output(learner: ModuleLearner, meta: Meta, episodes: Episode, split: str) -> None:
+    """Raise `ContractError` unless the learner predicts one output per class (or target) of an episode."""
+    episode = take(episodes, 0)
+    ways = count_ways(episode.support.y)
+    expected = ways if ways is not None else episode.query.y.shape[-1]
+    name = type(learner.module).__name__
+    try:
+        with torch.no_grad(), running_in(ways=ways, training=True):
+            outputs = learner.predict(meta, learner.begin(meta, episode.support), episode.query.x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ContractError(
+            f"{name} on inputs of shape {tuple(episode.query.x.shape[1:])}: {reason}",
+            expected="a module that takes a batch of such inputs",
+            do="choose or size the model to fit the tasks",
+        ) from error
+    fits = outputs.ndim == 2 and (outputs.shape[0] == len(episode.query.y)) and outputs.shape[1] == expected
+    if not fits:
+        raise ContractError(
+            f"{name} gives outputs of shape {tuple(outputs.shape)} on the {split} tasks",
+            expected=f"({len(episode.query.y)}, {expected}): one output per {'class' if ways else 'target'}",
+            do="set the model's number of outputs to the tasks' ways" if ways else "set the model's outputs to the target's width",
+        )
+
+
+def check_device(device: str) -> None:
+    """Raise `ConfigError` unless torch can use the device here."""
+    kind = device.partition(":")[0]
+    usable = ["cpu"]
+    usable += ["cuda"] if torch.cuda.is_available() else []
+    usable += ["mps"] if torch.backends.mps.is_available() else []
+    if kind not in usable:
+        raise ConfigError(f"device = {device!r}", expected=f"one of {', '.join(usable)} on this machine", do="choose one")
+

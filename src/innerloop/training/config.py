@@ -1,0 +1,163 @@
+"""The configuration of a run: typed, checked, and the same in YAML, on the command line and in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from innerloop.core.errors import ConfigError, check_range, nearest
+from innerloop.core.vectorise import check_axis
+from innerloop.training.components import Plain, converted
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The outer optimizer, its schedule, and what is done to gradients before it.
+
+    Args:
+        name: an optimizer of `torch.optim`.
+        lr: initial rate, > 0.
+        momentum: of SGD and RMSprop, in [0, 1).
+        beta1, beta2: of Adam and AdamW.
+        weight_decay: AdamW's decoupled decay; for the others use `l2`.
+        schedule: `constant`, `linear` and `cosine` from `lr` to `min_lr` over all steps, or `step`:
+            times `decay` after every `decay_every` steps.
+        warmup: steps over which the rate rises linearly from 0.
+        clip_value, clip_norm: bounds on each entry, and on the norm, of the meta-gradient; None is none.
+        l1, l2: weights of sum |w| and of sum w^2 / 2 over the meta-parameters, added to the outer loss.
+    """
+
+    name: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
+    lr: float = 1e-3
+    momentum: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    min_lr: float = 0.0
+    warmup: int = 0
+    decay: float = 0.5
+    decay_every: int = 2000
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    l1: float = 0.0
+    l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range("optimizer.lr", self.lr, low=0.0, open_low=True)
+        for name in ("min_lr", "weight_decay", "l1", "l2", "warmup", "decay"):
+            check_range(f"optimizer.{name}", getattr(self, name), low=0.0)
+        for name in ("momentum", "beta1", "beta2"):
+            check_range(f"optimizer.{name}", getattr(self, name), low=0.0, high=1.0 - 1e-9)
+        check_range("optimizer.decay_every", self.decay_every, low=1)
+        for name in ("clip_value", "clip_norm"):
+            if getattr(self, name) is not None:
+                check_range(f"optimizer.{name}", getattr(self, name), low=0.0, open_low=True)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The rate of outer step `step` (from 0) of `steps`: a pure function, so it needs no state."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = min(1.0, step / max(1, steps))
+        if self.schedule == "cosine":
+            return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+        if self.schedule == "linear":
+            return self.min_lr + (self.lr - self.min_lr) * (1 - done)
+        if self.schedule == "step":
+            return self.lr * self.decay ** (step // self.decay_every)
+        return self.lr
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How often, and on how many fixed tasks of the validation classes, a run is judged.
+
+    Args:
+        every: outer steps between two looks; None looks 20 times in a run.
+        episodes: number of tasks, the same at every look.
+    """
+
+    every: int | None = None
+    episodes: int = 100
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            check_range("validation.every", self.every, low=1)
+        check_range("validation.episodes", self.episodes, low=2)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything about the outer loop.
+
+    Args:
+        steps: outer steps.
+        tasks_per_step: tasks in each.
+        seed: of weights, tasks and everything else.
+        gradient: how the meta-gradient is obtained; None is the algorithm's own way.
+        tasks_axis: `auto`, `vmap`, `loop` or a chunk size: changes speed and memory, not results.
+        device: `cpu`, `cuda` or `mps`.
+        threads: CPU threads of torch; None leaves torch's choice.
+        log_every: outer steps between two lines of `metrics.jsonl`.
+        checkpoint_every: outer steps between two checkpoints; None is at every validation.
+        log: `none`, or `tensorboard` for event files in the run folder.
+    """
+
+    steps: int = 1000
+    tasks_per_step: int = 4
+    seed: int = 0
+    gradient: Literal["Unrolled", "FirstOrder", "Displacement"] | None = None
+    tasks_axis: Literal["auto", "vmap", "loop"] | int = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    log_every: int = 10
+    checkpoint_every: int | None = None
+    log: Literal["none", "tensorboard"] = "none"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "tasks_per_step", "log_every"):
+            check_range(name, getattr(self, name), low=1)
+        for name in ("threads", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), low=1)
+        check_range("seed", self.seed, low=0, high=2**62)
+        check_axis(self.tasks_axis)
+
+    @property
+    def validate_every(self) -> int:
+        return self.validation.every or max(1, self.steps // 20)
+
+    def to_dict(self) -> dict[str, Plain]:
+        """Plain values, as they stand in `config.yaml`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Plain]) -> TrainConfig:
+        """The configuration that plain values describe; unknown keys are refused with the nearest name."""
+        return _typed(cls, values, "")
+
+
+def _typed(cls: type[Any], values: Mapping[str, Plain], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    arguments = {}
+    for name, value in values.items():
+        full = f"{prefix}{name}"
+        if name not in hints:
+            near = nearest(name, hints)
+            raise ConfigError(
+                f"unknown setting {full}",
+                expected=f"one of {', '.join(prefix + known for known in hints)}",
+                do=f"did you mean {prefix}{near}?" if near else "remove it",
+            )
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{full} = {value!r}", expected="settings by name", do=f"give {full}.<setting>")
+            arguments[name] = _typed(hints[name], value, f"{full}.")
+        else:
+            arguments[name] = converted(hints[name], value, full)
+    return cls(**arguments)

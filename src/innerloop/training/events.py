@@ -1,0 +1,37 @@
+"""TensorBoard event files, for those who want them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from innerloop.core.errors import ConfigError
+from innerloop.training.folder import RunFolder
+
+
+class EventFiles:
+    """Writes the numbers of every line of metrics to TensorBoard event files in the run folder."""
+
+    def __init__(self, folder: RunFolder | None, log: str) -> None:
+        self._writer: Any = None
+        if log == "tensorboard" and folder is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ConfigError(
+                    "log = 'tensorboard' without TensorBoard",
+                    expected="the extra to be installed",
+                    do="pip install 'innerloop[tensorboard]'",
+                ) from error
+            self._writer = SummaryWriter(str(folder.path / "tensorboard"))
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self._writer is None:
+            return
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,77 @@
+"""`il.train`: from a learner and tasks to a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Literal
+
+from innerloop.algorithms.base import ModuleLearner
+from innerloop.tasks.base import TaskSource
+from innerloop.training.check import check_fit
+from innerloop.training.config import TrainConfig
+from innerloop.training.experiment import describe
+from innerloop.training.folder import RunFolder
+from innerloop.training.interrupt import Interrupt
+from innerloop.training.loop import Training
+from innerloop.training.run import Run
+
+Existing = Literal["refuse", "resume", "overwrite"]
+
+
+def train(
+    learner: ModuleLearner,
+    tasks: TaskSource,
+    *,
+    steps: int | None = None,
+    tasks_per_step: int | None = None,
+    seed: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    existing: Existing = "refuse",
+    config: TrainConfig | None = None,
+) -> Run:
+    """Meta-train a learner on tasks.
+
+    Args:
+        learner: an algorithm around a module, such as `il.algorithms.MAML(il.models.Conv4(ways=5))`.
+        tasks: where tasks come from, such as `il.tasks.Glyphs()`.
+        steps, tasks_per_step, seed: override those of `config`.
+        out: the run folder to write; None keeps the run in memory.
+        existing: what to do where `out` already holds a run.
+        config: the outer loop: optimizer, schedule, validation, device, ...
+
+    Returns:
+        A run with the meta-parameters of the best validation score.
+
+    Raises:
+        ConfigError, ContractError, DataError: the input is unfit; nothing was trained.
+        NonFiniteError: most tasks of a step left the finite numbers.
+        KeyboardInterrupt: after Ctrl-C, once the step is finished and saved.
+    """
+    given = {"steps": steps, "tasks_per_step": tasks_per_step, "seed": seed}
+    config = dataclasses.replace(config or TrainConfig(), **{k: v for k, v in given.items() if v is not None})
+    training = start(learner, tasks, config, RunFolder(out) if out is not None else None, existing)
+    with Interrupt() as interrupt:
+        for _ in training:
+            if interrupt.asked:
+                training.save()
+                raise KeyboardInterrupt
+    return Run.of(training)
+
+
+def start(
+    learner: ModuleLearner,
+    tasks: TaskSource,
+    config: TrainConfig,
+    folder: RunFolder | None,
+    existing: Existing = "refuse",
+) -> Training:
+    """A training run that is checked and ready to iterate over, its folder made or resumed."""
+    check_fit(learner, tasks, config)
+    resumed = existing == "resume" and folder is not None and folder.exists
+    if folder is not None and not resumed:
+        folder.create(describe(learner, tasks, config).to_yaml(), overwrite=existing == "overwrite")
+    training = Training(learner, tasks, config, folder)
+    if resumed:
+        training.resume()
+    return training

@@ -1,0 +1,162 @@
+"""The outer loop as an iterator: one outer step, with what is due after it, at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from innerloop import gradients
+from innerloop.algorithms.base import ModuleLearner
+from innerloop.core import tree
+from innerloop.core.errors import NonFiniteError
+from innerloop.core.rng import generator
+from innerloop.core.types import Meta
+from innerloop.evaluate.run import Evaluation, evaluate
+from innerloop.gradients.base import Record
+from innerloop.tasks.base import TaskSource
+from innerloop.training.config import TrainConfig
+from innerloop.training.events import EventFiles
+from innerloop.training.folder import RunFolder
+from innerloop.training.state import new_state
+from innerloop.training.step import outer_step
+
+KEEP = 2  # numbered checkpoints: the newest, and the one before it should that be damaged
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training run says after a step.
+
+    Attributes:
+        step: outer steps done.
+        loss: mean query loss of the tasks of this step.
+        validation: the look at the validation tasks that was due after this step, or None.
+    """
+
+    step: int
+    loss: float
+    validation: Evaluation | None
+
+
+class Training:
+    """A run in progress. Iterate over it to train; stop when you like and call `save`.
+
+    Args:
+        folder: where to write; None keeps everything in memory.
+    """
+
+    def __init__(
+        self, learner: ModuleLearner, tasks: TaskSource, config: TrainConfig, folder: RunFolder | None = None
+    ) -> None:
+        self.learner, self.tasks, self.config, self.folder = learner, tasks, config, folder
+        name = config.gradient
+        self.gradient = learner.gradient if name is None else getattr(gradients, name)()
+        learner.to(config.device)
+        self.untrained: Meta = learner.init(generator(config.seed, "init"))
+        self.state = new_state(self.untrained, config.optimizer, config.device)
+        self.best_meta: Meta | None = None
+        self.seconds = 0.0
+        self.events = EventFiles(folder, config.log)
+
+    def resume(self) -> None:
+        """Go on from the newest undamaged checkpoint of the folder, exactly."""
+        found = self.folder.newest_checkpoint() if self.folder else None
+        if self.folder and found:
+            tensors, values = found
+            self.state.restore(tensors, values)
+            self.seconds = values["seconds"]
+            if self.state.best is not None:
+                best, _ = self.folder.load_checkpoint("best")
+                self.best_meta = tree.unflatten(
+                    {path.removeprefix("meta/"): leaf for path, leaf in best.items() if path.startswith("meta/")}
+                )
+            self.folder.rewind_metrics(self.state.step)
+
+    def __iter__(self) -> Iterator[Progress]:
+        config, state = self.config, self.state
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        if state.step == 0:
+            self._validate()
+            self.save()
+        while state.step < config.steps:
+            started = time.perf_counter()
+            record = outer_step(state, self.learner, self.tasks, self.gradient, config)
+            self._check_finite(record)
+            self.seconds += time.perf_counter() - started
+            self._log(record)
+            last = state.step == config.steps
+            found = self._validate() if last or state.step % config.validate_every == 0 else None
+            if last or state.step % (config.checkpoint_every or config.validate_every) == 0:
+                self.save()
+            yield Progress(state.step, record.loss, found)
+        self.events.close()
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, from which `resume` continues bitwise."""
+        if self.folder is None:
+            return
+        values = self.state.values() | {"seconds": round(self.seconds, 3)}
+        self.folder.save_checkpoint(f"step-{self.state.step}", self.state.tensors(), values)
+        self.folder.prune_checkpoints(KEEP)
+
+    def _validate(self) -> Evaluation:
+        config, state = self.config, self.state
+        first = state.step == 0
+        found = evaluate(
+            self.learner,
+            state.meta,
+            self.tasks,
+            split="val",
+            episodes=config.validation.episodes,
+            seed=config.seed,
+            tasks_axis=config.tasks_axis,
+            untrained=self.untrained if first else None,
+        )
+        mean = found.summary.mean
+        if state.best is None or found.better(mean, state.best[0]):
+            state.best = (mean, state.step)
+            self.best_meta = tree.map(lambda leaf: leaf.detach().clone(), state.meta)
+            if self.folder:
+                meta = {path: leaf for path, leaf in state.tensors().items() if path.startswith("meta/")}
+                self.folder.save_checkpoint("best", meta, {"step": state.step, "score": mean})
+        row = found.to_dict()
+        kept = ("metric", "mean", "ci95", "n", "median", "diverged", "inner_steps", "batch_norm")
+        row = {"kind": "validation", "step": state.step} | {name: row[name] for name in kept}
+        if first:
+            row["baselines"] = {n: b["mean"] for n, b in found.to_dict()["baselines"].items()}
+        self._write(row)
+        return found
+
+    def _log(self, record: Record) -> None:
+        state, config = self.state, self.config
+        state.window.append(record.loss)
+        state.failed_tasks += len(record.outcomes) - len(record.kept)
+        if state.step % config.log_every == 0 or state.step == config.steps:
+            loss = sum(state.window) / len(state.window)
+            rate = config.optimizer.rate(state.step - 1, config.steps)
+            row = {"kind": "train", "step": state.step, "loss": loss, "failed_tasks": state.failed_tasks, "lr": rate}
+            self._write(row)
+            state.window, state.failed_tasks = [], 0
+
+    def _write(self, row: dict) -> None:
+        if self.folder:
+            self.folder.append_metrics(row | {"seconds": round(self.seconds, 3)})
+        self.events.write(row)
+
+    def _check_finite(self, record: Record) -> None:
+        if not record.mostly_failed:
+            return
+        failed = [i for i, outcome in enumerate(record.outcomes) if not outcome.ok]
+        shown = ", ".join(map(str, failed[:8])) + (", ..." if len(failed) > 8 else "")
+        saved = self.folder.checkpoints() if self.folder else []
+        good = f"{self.folder.path}/checkpoints/{saved[0]}" if self.folder and saved else "none"
+        raise NonFiniteError(
+            f"step {self.state.step}: tasks {shown} of {len(record.outcomes)} are not finite "
+            f"({record.outcomes[failed[0]].value})",
+            expected=f"most tasks to stay finite; last good checkpoint: {good}",
+            do="lower the inner learning rate or the outer one, or clip the meta-gradient (optimizer.clip_norm)",
+        )

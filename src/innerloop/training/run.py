@@ -1,0 +1,180 @@
+"""A trained run: evaluate it, adapt it to a new task, save and load it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from innerloop.algorithms.base import ModuleLearner
+from innerloop.core import tree
+from innerloop.core.errors import ConfigError, ContractError, DataError
+from innerloop.core.functional import BatchNormPolicy, FunctionalModule
+from innerloop.core.learner import STATISTICS
+from innerloop.core.rng import generator
+from innerloop.core.types import Meta, Split
+from innerloop.evaluate.run import Evaluation, evaluate
+from innerloop.tasks.base import TaskSource
+from innerloop.training.adapted import Adapted, Examples
+from innerloop.training.experiment import RunConfig, describe
+from innerloop.training.folder import CONFIG, RunFolder, told_as_data_error
+from innerloop.training.loop import Training
+
+_ADAPTED = "adapted.safetensors"
+
+
+class Run:
+    """A learner with its trained meta-parameters, and the tasks that it was trained on.
+
+    Attributes:
+        config: everything that made it.
+        step: the outer step of these meta-parameters: that of the best validation score.
+        folder: where it is stored, or None.
+    """
+
+    def __init__(
+        self, learner: ModuleLearner, meta: Meta, tasks: TaskSource, config: RunConfig, step: int
+    ) -> None:
+        self.learner, self.meta, self.tasks, self.config, self.step = learner, meta, tasks, config, step
+        self.folder: RunFolder | None = None
+
+    @classmethod
+    def of(cls, training: Training) -> Self:
+        """The run that a finished training is."""
+        state = training.state
+        meta = state.meta if training.best_meta is None else training.best_meta
+        config = describe(training.learner, training.tasks, training.config)
+        run = cls(training.learner, meta, training.tasks, config, state.best[1] if state.best else state.step)
+        run.folder = training.folder
+        return run
+
+    def evaluate(
+        self,
+        *,
+        split: Split = "test",
+        episodes: int = 1000,
+        seed: int = 0,
+        inner_steps: int | None = None,
+        batch_norm: BatchNormPolicy | None = None,
+        sizes: dict[str, int] | None = None,
+    ) -> Evaluation:
+        """Score on the first `episodes` fixed tasks of (seed, split), beside the baselines on the same tasks.
+
+        Args:
+            inner_steps: steps of adaptation; None is the learner's `test_inner_steps`.
+            batch_norm: another BatchNorm policy than the one trained with.
+            sizes: other `ways`, `shots` or `queries` than those trained for.
+        """
+        learner = self.learner if batch_norm is None else with_batch_norm(self.learner, batch_norm, self.meta)
+        tasks = self.tasks.resized(**sizes) if sizes else self.tasks
+        if not learner.embeds and tasks.spec.outputs != self.tasks.spec.outputs:
+            raise ConfigError(
+                f"ways = {tasks.spec.outputs} for a model with {self.tasks.spec.outputs} outputs",
+                expected=f"{self.tasks.spec.outputs} ways",
+                do="train with these ways, or use an algorithm without a head, such as ProtoNet",
+            )
+        return evaluate(
+            learner,
+            self.meta,
+            tasks,
+            split=split,
+            episodes=episodes,
+            seed=seed,
+            inner_steps=inner_steps,
+            tasks_axis=self.config.train.tasks_axis,
+            untrained=learner.init(generator(self.config.train.seed, "init")),
+        )
+
+    def adapt(self, x: Examples, y: Examples, *, inner_steps: int | None = None) -> Adapted:
+        """Learn a new task from its support set: inputs x [S, ...] with labels or targets y.
+
+        A few gradient steps, or a closed form, as the algorithm does it; then call `predict`.
+        """
+        return Adapted.of(self.learner, self.meta, x, y, inner_steps)
+
+    def save_adapted(self, adapted: Adapted, path: str | os.PathLike[str]) -> None:
+        """Write an adapted model to a folder that `load_adapted` reads."""
+        target = Path(path)
+        tensors, classes = adapted.values()
+        with told_as_data_error(target):
+            target.mkdir(parents=True, exist_ok=True)
+            (target / CONFIG).write_text(self.config.to_yaml(), encoding="utf-8")
+            save_file(tensors, str(target / _ADAPTED), metadata={"classes": classes})
+
+
+def load(
+    path: str | os.PathLike[str], *, module: nn.Module | None = None, tasks: TaskSource | None = None
+) -> Run:
+    """The run in a folder, with its best meta-parameters.
+
+    Args:
+        module, tasks: what the run was made with, where a file cannot describe it (a module of
+            your own, arrays).
+
+    Raises:
+        ContractError: not a run folder, or the checkpoint is of another model.
+        DataError: no undamaged checkpoint.
+    """
+    folder = RunFolder(path)
+    folder.check()
+    config = RunConfig.from_yaml(folder.path / CONFIG)
+    learner, source = config.build(module=module, source=tasks)
+    learner.to(config.train.device)
+    try:
+        tensors, values = folder.load_checkpoint("best")
+    except DataError as error:
+        found = folder.newest_checkpoint()
+        if found is None:
+            raise error
+        tensors, values = found
+    meta = _fitting(learner, config, tensors, folder)
+    run = Run(learner, meta, source, config, values["step"])
+    run.folder = folder
+    return run
+
+
+def load_adapted(path: str | os.PathLike[str], *, module: nn.Module | None = None) -> Adapted:
+    """The adapted model that `Run.save_adapted` wrote."""
+    file = Path(path) / _ADAPTED
+    if not file.is_file():
+        raise ContractError(f"{path} without {_ADAPTED}", expected="a folder written by save_adapted", do="check the path")
+    from safetensors import safe_open
+
+    with safe_open(str(file), "pt") as opened:
+        classes = opened.metadata()["classes"]
+    config = RunConfig.from_yaml(Path(path) / CONFIG)
+    learner, _ = config.build(module=module)
+    return Adapted.from_values(learner, load_file(str(file)), classes)
+
+
+def with_batch_norm(learner: ModuleLearner, policy: BatchNormPolicy, meta: Meta) -> ModuleLearner:
+    """The same learner under another BatchNorm policy."""
+    other = copy.copy(learner)
+    other.batch_norm, other.net = policy, FunctionalModule(learner.module, policy)
+    if policy == "running" and other.net.has_batch_norm and STATISTICS not in meta:
+        raise ConfigError(
+            f"batch_norm = 'running' for a run trained with {learner.batch_norm!r}",
+            expected="a run that kept running statistics",
+            do="train with batch_norm=running, or evaluate with support or transductive",
+        )
+    return other
+
+
+def _fitting(learner: ModuleLearner, config: RunConfig, tensors: dict[str, Any], folder: RunFolder) -> Meta:
+    """The checkpoint's `meta`, if it is of this model."""
+    stored = {p.removeprefix("meta/"): t for p, t in tensors.items() if p.startswith("meta/")}
+    expected = tree.flatten(learner.init(generator(config.train.seed, "init")))
+    for path in sorted(expected.keys() | stored.keys()):
+        a, b = (tuple(found[path].shape) if path in found else "nothing" for found in (stored, expected))
+        if a != b:
+            raise ContractError(
+                f"checkpoint in {folder.path} with {a} at {path}",
+                expected=f"{b}, as {type(learner.module).__name__} has it",
+                do="load it with the model it was trained with",
+            )
+    device = config.train.device
+    return tree.unflatten({path: stored[path].to(device) for path in expected})

@@ -1,0 +1,84 @@
+"""All that a run carries from one outer step to the next, and how it is written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innerloop.core import tree
+from innerloop.core.types import Meta
+from innerloop.gradients.base import learned
+from innerloop.training.config import OptimizerConfig
+
+
+@dataclass
+class TrainState:
+    """The state between outer steps; with the configuration, it determines the rest of the run.
+
+    Attributes:
+        step: outer steps done.
+        meta: what is learned.
+        optimizer: the outer optimizer, over the leaves of the learned part of `meta`.
+        window: losses and task failures since the last line of metrics.
+        best: validation score and step of the best look so far, or None.
+    """
+
+    step: int
+    meta: Meta
+    optimizer: torch.optim.Optimizer
+    window: list[float] = field(default_factory=list)
+    failed_tasks: int = 0
+    best: tuple[float, int] | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by path: `meta/...` and `optimizer/<leaf>/...`."""
+        found = {f"meta/{path}": leaf for path, leaf in tree.flatten(self.meta).items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            for name, value in slots.items():
+                found[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
+        return {path: leaf.detach().contiguous() for path, leaf in found.items()}
+
+    def values(self) -> dict[str, Any]:
+        """Everything else, as plain values; floats survive JSON exactly."""
+        return {
+            "step": self.step,
+            "window": self.window,
+            "failed_tasks": self.failed_tasks,
+            "best": None if self.best is None else list(self.best),
+        }
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take over what `tensors` and `values` of an equally configured run hold, in place."""
+        for path, leaf in tree.flatten(self.meta).items():
+            leaf.detach().copy_(tensors[f"meta/{path}"])
+        state = self.optimizer.state_dict()
+        slots: dict[int, dict[str, Tensor]] = {}
+        for path, value in tensors.items():
+            if path.startswith("optimizer/"):
+                _, index, name = path.split("/", 2)
+                slots.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(state | {"state": slots})
+        self.step, self.window = values["step"], values["window"]
+        self.failed_tasks = values["failed_tasks"]
+        self.best = None if values["best"] is None else tuple(values["best"])
+
+
+def new_state(meta: Meta, config: OptimizerConfig, device: torch.device | str) -> TrainState:
+    """The state before the first step."""
+    meta = tree.map(lambda leaf: leaf.detach().to(device, copy=True), meta)
+    return TrainState(0, meta, make_optimizer(config, tree.leaves(learned(meta))))
+
+
+def make_optimizer(config: OptimizerConfig, leaves: list[Tensor]) -> torch.optim.Optimizer:
+    """The `torch.optim` optimizer that a configuration names."""
+    if config.name == "SGD":
+        return torch.optim.SGD(leaves, config.lr, momentum=config.momentum)
+    if config.name == "RMSprop":
+        return torch.optim.RMSprop(leaves, config.lr, momentum=config.momentum)
+    betas = (config.beta1, config.beta2)
+    if config.name == "AdamW":
+        return torch.optim.AdamW(leaves, config.lr, betas, weight_decay=config.weight_decay)
+    return torch.optim.Adam(leaves, config.lr, betas)
