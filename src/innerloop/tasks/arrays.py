@@ -124,7 +124,7 @@ def _examples(x: ArrayLike | torch.Tensor) -> NDArray[Any]:
         return values
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported here
         values = values.astype(np.float32)
-    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not finite.all():
         raise DataError(
             f"x with NaN or infinite values in {int((~finite).sum())} rows, first {int(np.argmin(finite))}",

@@ -34,6 +34,13 @@ MIN_FACES = 8
 
 #: Words of a Unicode name that send a character to a split; everything else trains.
 SCRIPTS = {"GREEK": "test", "COPTIC": "test", "GEORGIAN": "test", "ARMENIAN": "val", "LAO": "val"}
+#: Words that show a Greek letter under another script's name: Latin alpha, Cyrillic psi, the sum sign.
+_GREEK_LETTERS = frozenset(
+    """
+    ALPHA BETA GAMMA DELTA EPSILON ZETA ETA THETA IOTA KAPPA LAMDA LAMBDA MU NU XI KSI OMICRON PI RHO SIGMA
+    TAU UPSILON PHI CHI PSI OMEGA SUMMATION PRODUCT COPRODUCT
+    """.split()  # noqa: SIM905 (a list of thirty strings hides the words)
+)
 #: Unicode categories without a shape of their own: marks, modifiers, spaces, controls, private use.
 _SHAPELESS = ("M", "Z", "C", "Lm", "Sk")
 
@@ -75,8 +82,8 @@ def candidates(files: list[Path]) -> dict[str, list[int]]:
     """Characters that at least `MIN_FACES` faces have, with the indices of these faces, in code point order.
 
     Left out are characters without a shape of their own, and those that Unicode itself calls a variant of
-    others (superscripts, circled digits, the ohm sign, mathematical alphabets): they would carry a letter
-    of one script into another split.
+    others (superscripts, circled digits, the ohm sign, mathematical alphabets), or that are Greek letters by
+    another script's name: they would carry a letter of one script into another split.
     """
     from fontTools.ttLib import TTFont  # comes with matplotlib; only the first rendering needs it
 
@@ -92,8 +99,12 @@ def candidates(files: list[Path]) -> dict[str, list[int]]:
 
 def split_of(character: str) -> str:
     """The split of a character, by the script in its Unicode name."""
-    words = unicodedata.name(character, "").replace("-", " ").split()
+    words = _words(character)
     return next((split for script, split in SCRIPTS.items() if script in words), "train")
+
+
+def _words(character: str) -> list[str]:
+    return unicodedata.name(character, "").replace("-", " ").split()
 
 
 def _has_shape(character: str) -> bool:
@@ -101,4 +112,5 @@ def _has_shape(character: str) -> bool:
         return False
     decomposition = unicodedata.decomposition(character)
     variant = decomposition.startswith("<") or len(decomposition.split()) == 1
-    return not variant
+    borrowed = split_of(character) == "train" and not _GREEK_LETTERS.isdisjoint(_words(character))
+    return not (variant or borrowed)

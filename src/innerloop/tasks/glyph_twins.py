@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-#: Two characters are twins if their upright drawings have at least this cosine, on average over shared faces.
-TWIN = 0.93
+#: Two characters are twins if their upright drawings have at least this cosine, on average over shared faces:
+#: within a split, and (stricter, for a shape seen in training must not be tested) in two splits.
+TWIN, TWIN_ACROSS = 0.93, 0.88
 
 
 def similarities(drawings: NDArray[np.uint8], present: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -30,10 +33,17 @@ def similarities(drawings: NDArray[np.uint8], present: NDArray[np.bool_]) -> NDA
     return np.divide(total, shared, out=np.zeros_like(total), where=shared > 0)
 
 
-def without_twins(alike: NDArray[np.float32]) -> list[int]:
-    """Indices to keep: each in turn, unless it is the twin of one already kept."""
+def without_twins(alike: NDArray[np.float32], splits: Sequence[str]) -> list[int]:
+    """Indices to keep: each in turn, unless it is the twin of one already kept.
+
+    Args:
+        alike: similarities [N, N].
+        splits: the split that each would go to [N].
+    """
+    home = np.array(splits)
     kept: list[int] = []
     for index in range(len(alike)):
-        if not (alike[index, kept] >= TWIN).any():
+        limit = np.where(home[kept] == home[index], TWIN, TWIN_ACROSS)
+        if not (alike[index, kept] >= limit).any():
             kept.append(index)
     return kept

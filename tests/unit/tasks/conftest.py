@@ -1,4 +1,4 @@
-"""Caches of these tests go to one temporary folder, and nothing is ever downloaded from outside the machine."""
+"""Caches of these tests go to one temporary folder, and nothing is ever downloaded."""
 
 from __future__ import annotations
 

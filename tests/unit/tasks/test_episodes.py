@@ -89,8 +89,12 @@ def test_tasks_differ_by_rng_and_by_split():
         {s: Pool.of(i) for s, i in splits.items() if s != "test"},
     )
     train = sample_classes(store, "train", sizes=SIZES, num_tasks=8, rng=5)
-    assert not torch.equal(train.support.x, sample_classes(store, "train", sizes=SIZES, num_tasks=8, rng=6)[0].x)
-    assert not torch.equal(train.support.x, sample_classes(store, "val", sizes=SIZES, num_tasks=8, rng=5)[0].x)
+    assert not torch.equal(
+        train.support.x, sample_classes(store, "train", sizes=SIZES, num_tasks=8, rng=6)[0].x
+    )
+    assert not torch.equal(
+        train.support.x, sample_classes(store, "val", sizes=SIZES, num_tasks=8, rng=5)[0].x
+    )
 
 
 def test_a_generator_gives_a_stream_and_an_int_gives_a_task():
@@ -103,10 +107,10 @@ def test_a_generator_gives_a_stream_and_an_int_gives_a_task():
 
 def test_the_global_generators_are_left_alone():
     torch.manual_seed(0)
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     sample_classes(numbered(), "train", sizes=SIZES, num_tasks=4, rng=0)
     assert torch.equal(before, torch.get_rng_state())
-    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == numpy_before).all()
 
 
 @pytest.mark.parametrize("block", [1 << 22, 16, 1])
