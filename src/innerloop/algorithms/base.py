@@ -16,8 +16,8 @@ from innerloop.core.mode import mode
 from innerloop.core.rng import keyed_uniform
 from innerloop.core.types import Batch, Fast, Loss, Meta
 from innerloop.gradients.base import MetaGradient
-from innerloop.rules.base import UpdateRule
 from innerloop.models.base import fresh_parameters
+from innerloop.rules.base import UpdateRule
 
 
 class ModuleLearner(MetaLearner):
@@ -38,10 +38,14 @@ class ModuleLearner(MetaLearner):
     def _wrap(self, module: nn.Module, loss: Loss, batch_norm: BatchNormPolicy) -> None:
         if not isinstance(module, nn.Module):
             raise ConfigError(
-                f"module of type {type(module).__name__}", expected="a torch.nn.Module", do="pass the base model first"
+                f"module of type {type(module).__name__}",
+                expected="a torch.nn.Module",
+                do="pass the base model first",
             )
         if not any(True for _ in module.parameters()):
-            raise ContractError("a module without parameters", expected="something to learn", do="use another module")
+            raise ContractError(
+                "a module without parameters", expected="something to learn", do="use another module"
+            )
         if loss not in ("cross_entropy", "mse"):
             raise ConfigError(f"loss = {loss!r}", expected="cross_entropy or mse", do="choose one")
         self.module, self.loss, self.batch_norm = module, loss, batch_norm
@@ -52,7 +56,7 @@ class ModuleLearner(MetaLearner):
         return self.batch_norm == "transductive" and self.net.has_batch_norm
 
     def init(self, rng: torch.Generator) -> Meta:
-        """The module's own parameters; one of our models, if untouched since it was made, is drawn from `rng`."""
+        """The module's own parameters; a model of ours that is as it was made is drawn from `rng`."""
         params = fresh_parameters(self.module, rng) or self.net.params()
         statistics = self.net.statistics()
         return {"params": params} | ({STATISTICS: statistics} if statistics else {})

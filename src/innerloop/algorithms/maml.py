@@ -59,7 +59,11 @@ class MAML(GradientLearner):
     ) -> None:
         self.inner_lr, self.rule = inner_lr, SGD(inner_lr)
         self._configure(
-            module, inner_steps=inner_steps, test_inner_steps=test_inner_steps, loss=loss, batch_norm=batch_norm
+            module,
+            inner_steps=inner_steps,
+            test_inner_steps=test_inner_steps,
+            loss=loss,
+            batch_norm=batch_norm,
         )
 
     def adapts(self) -> set[str]:

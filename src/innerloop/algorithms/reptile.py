@@ -65,7 +65,11 @@ class Reptile(GradientLearner):
         self.inner_lr, self.beta2, self.inner_batch = inner_lr, beta2, inner_batch
         self.rule = Adam(inner_lr, beta1=0.0, beta2=beta2)
         self._configure(
-            module, inner_steps=inner_steps, test_inner_steps=test_inner_steps, loss=loss, batch_norm=batch_norm
+            module,
+            inner_steps=inner_steps,
+            test_inner_steps=test_inner_steps,
+            loss=loss,
+            batch_norm=batch_norm,
         )
 
     def adapts(self) -> set[str]:

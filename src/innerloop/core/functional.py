@@ -45,6 +45,8 @@ class _BatchNorm(nn.Module):
         self.weight, self.bias = source.weight, source.bias
         size = source.num_features
         mean, var = source.running_mean, source.running_var
+        self.running_mean: Tensor
+        self.running_var: Tensor
         self.register_buffer("running_mean", torch.zeros(size) if mean is None else mean.detach().clone())
         self.register_buffer("running_var", torch.ones(size) if var is None else var.detach().clone())
 
@@ -100,7 +102,9 @@ class FunctionalModule:
 
     def __init__(self, module: nn.Module, policy: BatchNormPolicy) -> None:
         if policy not in POLICIES:
-            raise ConfigError(f"batch_norm = {policy!r}", expected=f"one of {', '.join(POLICIES)}", do="choose one")
+            raise ConfigError(
+                f"batch_norm = {policy!r}", expected=f"one of {', '.join(POLICIES)}", do="choose one"
+            )
         self.policy = policy
         self._module = _without_state(copy.deepcopy(module)).eval()
         self._norms = [m for m in self._module.modules() if isinstance(m, _BatchNorm)]
@@ -174,7 +178,7 @@ class FunctionalModule:
 
     @contextmanager
     def gathering(self) -> Iterator[Params]:
-        """Collect the batch statistics of the passes in this block, where running averages are kept of them."""
+        """Collect the batch statistics of the passes in this block, where running averages are kept."""
         gathered: Params = {}
         token = _GATHERED.set(gathered if self.policy == "running" and mode().training else None)
         try:
@@ -188,7 +192,7 @@ class FunctionalModule:
         return {n for n, _ in self._module.named_parameters() if n.rpartition(".")[0] == owner}
 
     def features(self, params: Params, x: Tensor, *, rows: int | None = None) -> Tensor:
-        """What the last linear layer is given for `x`, flattened to [S, D]; the outputs if no such layer ends it."""
+        """What the last linear layer is given for `x`, [S, D]; the outputs if no such layer ends it."""
         owner = next(iter(self.head_names()), "").rpartition(".")[0]
         head = self._module.get_submodule(owner)
         seen: list[Tensor] = []

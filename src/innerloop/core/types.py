@@ -66,4 +66,6 @@ class TaskSpec:
 def check_split(split: str) -> None:
     """Raise `ConfigError` unless `split` is train, val or test."""
     if split not in SPLITS:
-        raise ConfigError(f"split {split!r}", expected="one of train, val, test", do="name one of these splits")
+        raise ConfigError(
+            f"split {split!r}", expected="one of train, val, test", do="name one of these splits"
+        )

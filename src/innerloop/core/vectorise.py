@@ -48,17 +48,23 @@ def parts(trees: Any, axis: TasksAxis, owner: Any = None) -> Iterator[tuple[slic
 
 def check_axis(axis: TasksAxis) -> None:
     """Raise `ConfigError` unless `axis` is a way to lift tasks."""
-    if axis in ("auto", "vmap", "loop") or (isinstance(axis, int) and not isinstance(axis, bool) and axis > 0):
+    if axis in ("auto", "vmap", "loop") or (
+        isinstance(axis, int) and not isinstance(axis, bool) and axis > 0
+    ):
         return
     raise ConfigError(
-        f"tasks_axis = {axis!r}", expected="auto, vmap, loop or a positive chunk size", do="choose one of these"
+        f"tasks_axis = {axis!r}",
+        expected="auto, vmap, loop or a positive chunk size",
+        do="choose one of these",
     )
 
 
 def num_tasks(tree: Any) -> int:
     """The length of the leading task axis of a tree."""
     while not isinstance(tree, Tensor):
-        tree = next(iter(tree.values())) if isinstance(tree, dict) else next(t for t in tree if _has_tensor(t))
+        tree = (
+            next(iter(tree.values())) if isinstance(tree, dict) else next(t for t in tree if _has_tensor(t))
+        )
     return tree.shape[0]
 
 

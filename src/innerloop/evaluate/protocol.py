@@ -1,25 +1,45 @@
-"""Fixed episodes by name: task number i of (seed, split) is the same wherever it is evaluated."""
+"""Fixed episodes by name: task number i of (split, seed) is the same wherever it is evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-from torch import Tensor
-
-from innerloop.core.rng import key, task_keys
-from innerloop.core.types import Episode, Split
-from innerloop.core.vectorise import take
-from innerloop.tasks.base import TaskSource
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from innerloop.core.errors import check_range
+from innerloop.core.rng import key, task_keys
+from innerloop.core.types import Episode, Split, check_split
+from innerloop.core.vectorise import take
+from innerloop.tasks.base import TaskSource
 
 BLOCK = 25  # tasks drawn at once; part of an episode's name, so it never changes
 
 
-def fixed_episodes(tasks: TaskSource, split: Split, episodes: int, seed: int) -> Iterator[tuple[Episode, Tensor]]:
-    """Blocks of the first `episodes` tasks of (seed, split), each with the tasks' keys [T]."""
-    for block in range(-(-episodes // BLOCK)):
-        place = key(seed, "evaluation", split, block)
-        count = min(BLOCK, episodes - block * BLOCK)
-        keys = torch.from_numpy((task_keys(place, count) >> 1).astype("int64"))
-        yield take(tasks.sample(split, count, place), slice(0, count)), keys
+@dataclass(frozen=True)
+class FixedEpisodes:
+    """The first `episodes` tasks of a split under a seed.
+
+    Args:
+        split: train, val or test.
+        episodes: how many, >= 1; fewer of them are the first of more.
+        seed: names the sequence.
+    """
+
+    split: Split = "test"
+    episodes: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
+        check_range("episodes", self.episodes, low=1)
+        check_range("seed", self.seed, low=0)
+
+    def blocks(self, tasks: TaskSource) -> Iterator[tuple[Episode, Tensor]]:
+        """Stacked episodes with the key of each task [T], some at a time."""
+        for block in range(-(-self.episodes // BLOCK)):
+            place = key(self.seed, "evaluation", self.split, block)
+            count = min(BLOCK, self.episodes - block * BLOCK)
+            keys = torch.from_numpy((task_keys(place, count) >> 1).astype("int64"))
+            yield take(tasks.sample(self.split, count, place), slice(0, count)), keys

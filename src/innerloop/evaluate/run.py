@@ -16,10 +16,10 @@ from innerloop.core.errors import check_range
 from innerloop.core.learner import states
 from innerloop.core.losses import score
 from innerloop.core.mode import count_ways, running_in
-from innerloop.core.types import Episode, Meta, Metric, Split
+from innerloop.core.types import Episode, Meta, Metric
 from innerloop.core.vectorise import TasksAxis, over_tasks
 from innerloop.evaluate.baselines import Baseline, baselines_for
-from innerloop.evaluate.protocol import fixed_episodes
+from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.statistics import Summary, median, paired_difference, summarise
 from innerloop.tasks.base import TaskSource
 
@@ -79,10 +79,14 @@ class Evaluation:
                 mean=alone.mean, ci95=alone.ci95, difference=paired.mean, difference_ci95=paired.ci95
             )
         steps = [summarise([self._or_worst(s) for s in column]) for column in zip(*self.curve, strict=True)]
-        result = {"metric": self.metric} | _rounded(mean=ours.mean, ci95=ours.ci95) | {"n": ours.n}
+        result: dict[str, Any] = (
+            {"metric": self.metric} | _rounded(mean=ours.mean, ci95=ours.ci95) | {"n": ours.n}
+        )
         result |= _rounded(median=median(scores)) | {"diverged": self.diverged} | self.protocol
         result |= {"baselines": beside}
-        result["adaptation"] = [{"inner_steps": k} | _rounded(mean=s.mean, ci95=s.ci95) for k, s in enumerate(steps)]
+        result["adaptation"] = [
+            {"inner_steps": k} | _rounded(mean=s.mean, ci95=s.ci95) for k, s in enumerate(steps)
+        ]
         if records:
             result["records"] = [
                 {"task": i, "scores": [_finite(s) for s in task]}
@@ -95,7 +99,8 @@ class Evaluation:
         ours = self.summary
         unit, scale = (" %", 100.0) if self.metric == "accuracy" else ("", 1.0)
         digits = 1 if self.metric == "accuracy" else 3
-        text = f"{self.metric} {ours.mean * scale:.{digits}f} +- {ours.ci95 * scale:.{digits}f}{unit} (n={ours.n}"
+        mean, ci95 = ours.mean * scale, ours.ci95 * scale
+        text = f"{self.metric} {mean:.{digits}f} +- {ci95:.{digits}f}{unit} (n={ours.n}"
         if self.protocol.get("batch_norm"):
             text += f", BN={self.protocol['batch_norm']}"
         return text + (f", {self.diverged} diverged)" if self.diverged else ")")
@@ -105,24 +110,22 @@ def evaluate(
     learner: ModuleLearner,
     meta: Meta,
     tasks: TaskSource,
+    chosen: FixedEpisodes,
     *,
-    split: Split = "test",
-    episodes: int = 1000,
-    seed: int = 0,
     inner_steps: int | None = None,
     tasks_axis: TasksAxis = "auto",
     untrained: Meta | None = None,
 ) -> Evaluation:
-    """Judge a learner on the first `episodes` tasks of (seed, split), after each inner step.
+    """Judge a learner on fixed episodes, after each inner step.
 
     Args:
+        chosen: which episodes.
         inner_steps: steps of adaptation; None is the learner's `test_inner_steps`.
         untrained: `meta` as it was before training: with it, the baselines are judged as well.
 
     Returns:
         Records of every task. The same seed gives the same episodes to every learner.
     """
-    check_range("episodes", episodes, low=1)
     steps = learner.test_inner_steps if inner_steps is None else inner_steps
     check_range("inner_steps", steps, low=0)
     spec = tasks.spec
@@ -142,7 +145,7 @@ def evaluate(
     curve: list[list[float]] = []
     baselines: dict[str, list[float]] = {name: [] for name in rivals}
     device = tree.leaves(meta)[0].device
-    for block, keys in fixed_episodes(tasks, split, episodes, seed):
+    for block, keys in chosen.blocks(tasks):
         moved = _to(block, device)
         with torch.no_grad(), running_in(ways=count_ways(block.support.y)):
             scores, beside = over_tasks(one_task, moved, keys.to(device), axis=tasks_axis, owner=learner)
@@ -152,8 +155,8 @@ def evaluate(
     if rivals:
         baselines = {"no_adaptation": _no_adaptation(learner, curve, spec.outputs)} | baselines
     protocol = {
-        "split": split,
-        "seed": seed,
+        "split": chosen.split,
+        "seed": chosen.seed,
         "inner_steps": steps,
         "batch_norm": learner.batch_norm if learner.net.has_batch_norm else None,
         "transductive": learner.transductive,

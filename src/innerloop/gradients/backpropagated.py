@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from innerloop.core.vectorise import parts, take
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
 
 
-class Backpropagated(MetaGradient):
+class Backpropagated(MetaGradient, ABC):
     """One plain backward pass through all inner steps, which frees the graph as it goes.
 
     The inner gradients are taken with `torch.func`, tasks are lifted from outside, and the outer

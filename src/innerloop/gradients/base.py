@@ -141,5 +141,3 @@ def with_statistics(grads: Meta, meta: Meta) -> Meta:
     """Gradients of the learned part, shaped like the whole `meta`."""
     rest = {STATISTICS: tree.zeros_like(meta[STATISTICS])} if STATISTICS in meta else {}
     return grads | rest
-
-

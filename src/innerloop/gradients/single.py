@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from innerloop.core.learner import MetaLearner
 from innerloop.core.rng import Rng, as_key
 from innerloop.core.types import Episode, Meta
-from innerloop.core.learner import MetaLearner
 from innerloop.core.vectorise import TasksAxis
 from innerloop.gradients.backpropagated import Unrolled
 from innerloop.gradients.base import MetaGradient, Record

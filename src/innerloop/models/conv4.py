@@ -45,9 +45,14 @@ class Conv4(Model):
         if ways is not None:
             check_range("ways", ways, low=2)
         check_range("dropout", dropout, low=0.0, high=0.99)
-        for name, value, known in [("pooling", pooling, ("stride", "max")), ("norm", norm, ("batch", "group", "none"))]:
+        for name, value, known in [
+            ("pooling", pooling, ("stride", "max")),
+            ("norm", norm, ("batch", "group", "none")),
+        ]:
             if value not in known:
-                raise ConfigError(f"{name} = {value!r}", expected=f"one of {', '.join(known)}", do="choose one")
+                raise ConfigError(
+                    f"{name} = {value!r}", expected=f"one of {', '.join(known)}", do="choose one"
+                )
         self.ways, self.channels, self.size, self.width = ways, channels, size, width
         self.pooling, self.norm, self.dropout = pooling, norm, dropout
         blocks = []

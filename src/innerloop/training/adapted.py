@@ -31,7 +31,9 @@ class Adapted:
         self.learner, self.meta, self.fast, self.classes = learner, meta, fast, classes
 
     @classmethod
-    def of(cls, learner: ModuleLearner, meta: Meta, x: Examples, y: Examples, inner_steps: int | None) -> Adapted:
+    def of(
+        cls, learner: ModuleLearner, meta: Meta, x: Examples, y: Examples, inner_steps: int | None
+    ) -> Adapted:
         """Run the inner loop on a support set: inputs x [S, ...], labels or targets y [S] or [S, F]."""
         steps = learner.test_inner_steps if inner_steps is None else inner_steps
         check_range("inner_steps", steps, low=0)
@@ -39,7 +41,9 @@ class Adapted:
         classes, targets = _targets(y, learner.loss == "cross_entropy")
         if len(inputs) != len(targets):
             raise DataError(
-                f"{len(inputs)} support inputs and {len(targets)} labels", expected="as many labels as inputs", do="pair them up"
+                f"{len(inputs)} support inputs and {len(targets)} labels",
+                expected="as many labels as inputs",
+                do="pair them up",
             )
         device = tree.leaves(meta)[0].device
         support = Batch(inputs.to(device), targets.to(device))
@@ -54,7 +58,9 @@ class Adapted:
                 do="reshape them",
             ) from error
         if classes is not None and len(classes) > width:
-            raise DataError(f"{len(classes)} classes", expected=f"at most {width}, as in training", do="use fewer classes")
+            raise DataError(
+                f"{len(classes)} classes", expected=f"at most {width}, as in training", do="use fewer classes"
+            )
         return cls(learner, meta, fast, classes)
 
     def predict(self, x: Examples) -> Any:
@@ -82,7 +88,9 @@ class Adapted:
         tensors = {f"meta/{p}": t for p, t in tree.flatten(self.meta).items()}
         tensors |= {f"fast/{p}": t for p, t in tree.flatten(self.fast).items()}
         # Leaves may share memory (an unadapted parameter, an expanded tensor), which files cannot.
-        return {path: t.detach().cpu().clone().contiguous() for path, t in tensors.items()}, json.dumps(self.classes)
+        return {path: t.detach().cpu().clone().contiguous() for path, t in tensors.items()}, json.dumps(
+            self.classes
+        )
 
     @classmethod
     def from_values(cls, learner: ModuleLearner, tensors: dict[str, Tensor], classes: str) -> Adapted:
@@ -97,7 +105,9 @@ def as_inputs(x: Examples, name: str) -> Tensor:
         inputs = torch.as_tensor(np.asarray(x) if isinstance(x, Sequence) else x)
         inputs = inputs.to(torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} of type {type(x).__name__}", expected="an array of numbers [S, ...]", do="convert it") from error
+        raise DataError(
+            f"{name} of type {type(x).__name__}", expected="an array of numbers [S, ...]", do="convert it"
+        ) from error
     if inputs.ndim == 0 or not bool(torch.isfinite(inputs).all()):
         what = "a single number" if inputs.ndim == 0 else "NaN or infinity"
         raise DataError(f"{name} holds {what}", expected="finite numbers [S, ...]", do="clean the data")
@@ -109,9 +119,11 @@ def _targets(y: Examples, classify: bool) -> tuple[list[Any] | None, Tensor]:
         return None, as_inputs(y, "support y")
     labels = y.tolist() if isinstance(y, (Tensor, np.ndarray)) else list(y)
     if not all(isinstance(label, (int, str)) for label in labels):
-        raise DataError("labels that are neither whole numbers nor text", expected="one label an example", do="convert them")
+        raise DataError(
+            "labels that are neither whole numbers nor text",
+            expected="one label an example",
+            do="convert them",
+        )
     classes = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
     place = {label: i for i, label in enumerate(classes)}
     return classes, torch.tensor([place[label] for label in labels])
-
-

@@ -22,7 +22,9 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     spec = tasks.spec
     if learner.loss != spec.loss:
         raise ConfigError(
-            f"loss = {learner.loss!r} on tasks whose loss is {spec.loss!r}", expected=spec.loss, do=f"set loss={spec.loss!r}"
+            f"loss = {learner.loss!r} on tasks whose loss is {spec.loss!r}",
+            expected=spec.loss,
+            do=f"set loss={spec.loss!r}",
         )
     learner.to(config.device)
     meta = tree.map(lambda leaf: leaf.to(config.device), learner.init(generator(config.seed, "init")))
@@ -52,7 +54,9 @@ def check_output(learner: ModuleLearner, meta: Meta, episodes: Episode, split: s
         raise ContractError(
             f"{name} gives outputs of shape {tuple(outputs.shape)} on the {split} tasks",
             expected=f"({len(episode.query.y)}, {expected}): one output per {'class' if ways else 'target'}",
-            do="set the model's number of outputs to the tasks' ways" if ways else "set the model's outputs to the target's width",
+            do="set the model's number of outputs to the tasks' ways"
+            if ways
+            else "set the model's outputs to the target's width",
         )
 
 
@@ -63,5 +67,6 @@ def check_device(device: str) -> None:
     usable += ["cuda"] if torch.cuda.is_available() else []
     usable += ["mps"] if torch.backends.mps.is_available() else []
     if kind not in usable:
-        raise ConfigError(f"device = {device!r}", expected=f"one of {', '.join(usable)} on this machine", do="choose one")
-
+        raise ConfigError(
+            f"device = {device!r}", expected=f"one of {', '.join(usable)} on this machine", do="choose one"
+        )

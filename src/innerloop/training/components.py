@@ -26,7 +26,9 @@ def parameters(cls: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: p.replace(annotation=hints.get(name, Any)) for name, p in found.items()}
 
 
-def checked(cls: type, arguments: Mapping[str, Plain], *, prefix: str, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+def checked(
+    cls: type, arguments: Mapping[str, Plain], *, prefix: str, skip: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Arguments converted to the annotated types, or a `ConfigError` that names `prefix.argument`."""
     known = {name: p for name, p in parameters(cls).items() if name not in skip}
     result = {}
@@ -44,7 +46,11 @@ def checked(cls: type, arguments: Mapping[str, Plain], *, prefix: str, skip: tup
 
 def converted(annotation: Any, value: Plain, name: str) -> Any:
     """`value` as the annotated type: text such as "0.4" becomes a number where one is expected."""
-    if isinstance(value, str) and value.lower() in ("none", "null") and type(None) in typing.get_args(annotation):
+    if (
+        isinstance(value, str)
+        and value.lower() in ("none", "null")
+        and type(None) in typing.get_args(annotation)
+    ):
         return None
     if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
         raise _wrong_type(annotation, value, name)

@@ -156,7 +156,9 @@ def _typed(cls: type[Any], values: Mapping[str, Plain], prefix: str) -> Any:
             )
         if dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{full} = {value!r}", expected="settings by name", do=f"give {full}.<setting>")
+                raise ConfigError(
+                    f"{full} = {value!r}", expected="settings by name", do=f"give {full}.<setting>"
+                )
             arguments[name] = _typed(hints[name], value, f"{full}.")
         else:
             arguments[name] = converted(hints[name], value, full)

@@ -63,7 +63,9 @@ class RunConfig:
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
-    def build(self, *, module: nn.Module | None = None, source: TaskSource | None = None) -> tuple[ModuleLearner, Any]:
+    def build(
+        self, *, module: nn.Module | None = None, source: TaskSource | None = None
+    ) -> tuple[ModuleLearner, Any]:
         """The learner and the tasks. `module` and `source` stand in for what a file cannot describe."""
         source = source or build_tasks(self.tasks)
         module = module or build_model(self.model, self.algorithm, source.spec)
@@ -85,12 +87,20 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Plain]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"configuration {path}: {error.strerror}", expected="a readable YAML file", do="check the path") from error
+        raise ConfigError(
+            f"configuration {path}: {error.strerror}", expected="a readable YAML file", do="check the path"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = str(getattr(error, "problem_mark", "") or "").strip().replace("\n", " ")
-        raise ConfigError(f"{path} is not YAML {where}".rstrip(), expected="a YAML mapping", do="mend the file") from error
+        raise ConfigError(
+            f"{path} is not YAML {where}".rstrip(), expected="a YAML mapping", do="mend the file"
+        ) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {type(values).__name__}", expected="a YAML mapping", do="write 'setting: value' lines")
+        raise ConfigError(
+            f"{path} holds {type(values).__name__}",
+            expected="a YAML mapping",
+            do="write 'setting: value' lines",
+        )
     return values
 
 
@@ -122,7 +132,11 @@ def _component(kind: str, value: Plain) -> dict[str, Plain]:
     value = {"name": value} if isinstance(value, str) else value
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         known = ", ".join(COMPONENTS[kind].REGISTRY)
-        raise ConfigError(f"no name for {kind}", expected=f"one of {known}", do=f"give --{kind} NAME, or '{kind}: {{name: NAME}}'")
+        raise ConfigError(
+            f"no name for {kind}",
+            expected=f"one of {known}",
+            do=f"give --{kind} NAME, or '{kind}: {{name: NAME}}'",
+        )
     if "custom" not in value and "external" not in value:
         _resolve(kind, value)
     return dict(value)
@@ -131,7 +145,11 @@ def _component(kind: str, value: Plain) -> dict[str, Plain]:
 def _resolve(kind: str, component: Mapping[str, Plain]) -> tuple[Any, dict[str, Any]]:
     package = COMPONENTS[kind]
     if component.get("custom") or component.get("external"):
-        what = component["name"] if component.get("custom") else f"{component['name']} ({', '.join(component['external'])})"
+        what = (
+            component["name"]
+            if component.get("custom")
+            else f"{component['name']} ({', '.join(component['external'])})"
+        )
         word = {"model": "module", "tasks": "tasks", "algorithm": "learner"}[kind]
         raise ContractError(
             f"a run whose {kind} is {what}, which a file cannot describe",
@@ -147,7 +165,11 @@ def _construct(kind: str, cls: Any, arguments: dict[str, Any]) -> Any:
     missing = [n for n, p in parameters(cls).items() if p.default is p.empty and n not in arguments]
     if missing:
         flags = " ".join(f"--{kind}.{name} ..." for name in missing)
-        raise ConfigError(f"{cls.__name__} without {', '.join(missing)}", expected=f"a value for {', '.join(missing)}", do=f"give {flags}")
+        raise ConfigError(
+            f"{cls.__name__} without {', '.join(missing)}",
+            expected=f"a value for {', '.join(missing)}",
+            do=f"give {flags}",
+        )
     return cls(**arguments)
 
 

@@ -43,14 +43,20 @@ class RunFolder:
         """Raise `ContractError` unless this is a run folder."""
         if not self.exists:
             what = "a folder without config.yaml" if self.path.is_dir() else "no such folder"
-            raise ContractError(f"{self.path}: {what}", expected="a run folder, as written by 'innerloop train'", do="check the path")
+            raise ContractError(
+                f"{self.path}: {what}",
+                expected="a run folder, as written by 'innerloop train'",
+                do="check the path",
+            )
 
     def create(self, config: str, *, overwrite: bool) -> None:
         """Start a run here; nothing that is already here is lost without `overwrite`."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             if not self.exists:
                 raise ConfigError(
-                    f"{self.path} exists and is not a run folder", expected="a new or empty folder", do="choose another --out"
+                    f"{self.path} exists and is not a run folder",
+                    expected="a new or empty folder",
+                    do="choose another --out",
                 )
             if not overwrite:
                 raise ConfigError(
@@ -95,7 +101,7 @@ class RunFolder:
         self.write(METRICS, "".join(kept))
 
     def save_checkpoint(self, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
-        """Write `checkpoints/<name>.safetensors` and `.json` (its values and hash), each whole or as before."""
+        """Write `checkpoints/<name>.safetensors` and `.json` (its values and hash), whole or as before."""
         folder = self.path / CHECKPOINTS
         data, facts = folder / f"{name}.safetensors", folder / f"{name}.json"
         with told_as_data_error(data):
@@ -115,7 +121,9 @@ class RunFolder:
                 raise ValueError("its hash is not the recorded one")
             return load_file(str(data)), values
         except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise DataError(f"checkpoint {data}: {error}", expected="an undamaged checkpoint", do="use another one") from error
+            raise DataError(
+                f"checkpoint {data}: {error}", expected="an undamaged checkpoint", do="use another one"
+            ) from error
 
     def checkpoints(self) -> list[str]:
         """Names of the numbered checkpoints, newest first."""
@@ -159,7 +167,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-class told_as_data_error:  # noqa: N801 (read as a verb)
+class told_as_data_error:
     """Turn the errors of a full or read-only disk into a `DataError` that names the path."""
 
     def __init__(self, path: Path) -> None:
@@ -195,4 +203,3 @@ def _atomically(target: Path, write: Any) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-

@@ -14,6 +14,7 @@ from innerloop.core import tree
 from innerloop.core.errors import NonFiniteError
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta
+from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
 from innerloop.gradients.base import Record
 from innerloop.tasks.base import TaskSource
@@ -71,7 +72,11 @@ class Training:
             if self.state.best is not None:
                 best, _ = self.folder.load_checkpoint("best")
                 self.best_meta = tree.unflatten(
-                    {path.removeprefix("meta/"): leaf for path, leaf in best.items() if path.startswith("meta/")}
+                    {
+                        path.removeprefix("meta/"): leaf
+                        for path, leaf in best.items()
+                        if path.startswith("meta/")
+                    }
                 )
             self.folder.rewind_metrics(self.state.step)
 
@@ -110,9 +115,7 @@ class Training:
             self.learner,
             state.meta,
             self.tasks,
-            split="val",
-            episodes=config.validation.episodes,
-            seed=config.seed,
+            FixedEpisodes("val", config.validation.episodes, config.seed),
             tasks_axis=config.tasks_axis,
             untrained=self.untrained if first else None,
         )
@@ -138,7 +141,13 @@ class Training:
         if state.step % config.log_every == 0 or state.step == config.steps:
             loss = sum(state.window) / len(state.window)
             rate = config.optimizer.rate(state.step - 1, config.steps)
-            row = {"kind": "train", "step": state.step, "loss": loss, "failed_tasks": state.failed_tasks, "lr": rate}
+            row = {
+                "kind": "train",
+                "step": state.step,
+                "loss": loss,
+                "failed_tasks": state.failed_tasks,
+                "lr": rate,
+            }
             self._write(row)
             state.window, state.failed_tasks = [], 0
 
@@ -158,5 +167,5 @@ class Training:
             f"step {self.state.step}: tasks {shown} of {len(record.outcomes)} are not finite "
             f"({record.outcomes[failed[0]].value})",
             expected=f"most tasks to stay finite; last good checkpoint: {good}",
-            do="lower the inner learning rate or the outer one, or clip the meta-gradient (optimizer.clip_norm)",
+            do="lower the inner or the outer learning rate, or clip the meta-gradient (optimizer.clip_norm)",
         )

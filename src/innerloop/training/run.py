@@ -17,6 +17,7 @@ from innerloop.core.functional import BatchNormPolicy, FunctionalModule
 from innerloop.core.learner import STATISTICS
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta, Split
+from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
 from innerloop.tasks.base import TaskSource
 from innerloop.training.adapted import Adapted, Examples
@@ -81,9 +82,7 @@ class Run:
             learner,
             self.meta,
             tasks,
-            split=split,
-            episodes=episodes,
-            seed=seed,
+            FixedEpisodes(split, episodes, seed),
             inner_steps=inner_steps,
             tasks_axis=self.config.train.tasks_axis,
             untrained=learner.init(generator(self.config.train.seed, "init")),
@@ -141,7 +140,9 @@ def load_adapted(path: str | os.PathLike[str], *, module: nn.Module | None = Non
     """The adapted model that `Run.save_adapted` wrote."""
     file = Path(path) / _ADAPTED
     if not file.is_file():
-        raise ContractError(f"{path} without {_ADAPTED}", expected="a folder written by save_adapted", do="check the path")
+        raise ContractError(
+            f"{path} without {_ADAPTED}", expected="a folder written by save_adapted", do="check the path"
+        )
     from safetensors import safe_open
 
     with safe_open(str(file), "pt") as opened:
