@@ -1,0 +1,121 @@
+"""What classes say of themselves, read from their source: names, arguments and docstrings without an import.
+
+Importing an algorithm imports torch, which takes seconds; a list or a help page must answer at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from innerloop.core.errors import unknown
+
+PACKAGE = Path(__file__).parents[1]
+#: The kinds of component of a run, and the package that holds each.
+KINDS = {"algorithm": "algorithms", "model": "models", "tasks": "tasks"}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One setting of a class: its annotation and default as source text; no default means required."""
+
+    name: str
+    annotation: str
+    default: str | None
+    about: str
+
+    @property
+    def is_bool(self) -> bool:
+        return self.annotation == "bool"
+
+    @property
+    def is_list(self) -> bool:
+        return self.annotation.startswith(("tuple", "list"))
+
+
+@dataclass(frozen=True)
+class Described:
+    """A class: what it is in a line, and its settings by name."""
+
+    name: str
+    about: str
+    arguments: Mapping[str, Argument]
+
+
+def registry(kind: str) -> Mapping[str, str]:
+    """Names of one kind of component -> their files."""
+    return importlib.import_module(f"innerloop.{KINDS[kind]}").REGISTRY
+
+
+def component(kind: str, name: str) -> Described:
+    """A component by its name, or a `ConfigError` with the nearest one."""
+    places = registry(kind)
+    if name not in places:
+        raise unknown(kind, name, places)
+    return read_class(f"{KINDS[kind]}/{places[name]}.py", name)
+
+
+def components(kind: str) -> list[Described]:
+    return [component(kind, name) for name in registry(kind)]
+
+
+@cache
+def read_class(place: str, name: str) -> Described:
+    """The class `name` in a file below the package; the file's first line tells what it is."""
+    tree = ast.parse((PACKAGE / place).read_text(encoding="utf-8"))
+    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    text = ast.get_docstring(node) or ""
+    about = argument_lines(text)
+    made = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    found = _fields(node) if made is None else _parameters(made)
+    arguments = {n: Argument(n, annotation, default, about.get(n, "")) for n, annotation, default in found}
+    whole = first_sentence(ast.get_docstring(tree) or text)
+    return Described(name, whole.removeprefix(f"{name}: "), arguments)
+
+
+def first_sentence(text: str) -> str:
+    """The first line of a docstring, without its full stop.
+
+    >>> first_sentence("Does this.\\n\\nAnd that.")
+    'Does this'
+    """
+    return " ".join(text.split("\n\n")[0].split()).removesuffix(".")
+
+
+def argument_lines(text: str) -> dict[str, str]:
+    """The entries of a docstring's `Args:`; `a, b: ...` describes both.
+
+    >>> argument_lines("One.\\n\\nArgs:\\n    a, b: of\\n        both.\\n    c: of one.\\n\\nMore.")
+    {'a': 'of both', 'b': 'of both', 'c': 'of one'}
+    """
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n(?=[ ]))*)", text, re.MULTILINE)
+    result: dict[str, str] = {}
+    for entry in re.split(r"\n(?= {4}\w)", "\n" + section[1].rstrip() if section else ""):
+        names, colon, rest = entry.partition(":")
+        if colon:
+            said = " ".join(rest.split()).removesuffix(".")
+            result |= {name.strip(): said for name in names.split(",")}
+    return result
+
+
+def _parameters(function: ast.FunctionDef) -> list[tuple[str, str, str | None]]:
+    given = function.args
+    plain = given.args[1:]
+    defaults: list[ast.expr | None] = [None] * (len(plain) - len(given.defaults))
+    defaults += given.defaults
+    both = [*zip(plain, defaults, strict=True), *zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    return [(a.arg, _text(a.annotation) or "Any", _text(d)) for a, d in both]
+
+
+def _fields(node: ast.ClassDef) -> list[tuple[str, str, str | None]]:
+    lines = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    return [(ast.unparse(n.target), ast.unparse(n.annotation), _text(n.value)) for n in lines]
+
+
+def _text(node: ast.expr | None) -> str | None:
+    return None if node is None else ast.unparse(node)

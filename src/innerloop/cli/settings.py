@@ -1,0 +1,144 @@
+"""The settings of `innerloop train`: which there are, and how recipe, file and options make one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from innerloop.cli import described, recipes
+from innerloop.cli.described import KINDS, Argument
+from innerloop.cli.options import Option, Parsed, Takes, nested, unknown_option
+from innerloop.core.errors import ConfigError
+
+FLAGS = (
+    Option("resume", "go on with the run in --out, exactly; alone, with the configuration stored there"),
+    Option("overwrite", "delete the run in --out and start again"),
+    Option("print_config", "print the whole configuration as YAML and stop; --config reads it"),
+    Option("help", "show this page; with --algorithm, --tasks or --model NAME also its own settings"),
+)
+FILES = (
+    Option("recipe", "start from a configuration that comes with the package", "NAME"),
+    Option("config", "then take over a YAML file's settings; options override both", "FILE"),
+    Option("out", "the run folder to write", "DIR", "runs/ALGORITHM-TASKS-N"),
+)
+_CONFIG = "training/config.py"
+_GROUPS = {"optimizer": "OptimizerConfig", "validation": "ValidationConfig"}
+_NAMED = (*KINDS, "optimizer")
+
+
+def outer_loop() -> dict[str, Argument]:
+    """Every setting of the outer loop by its dotted name."""
+    result = {}
+    for name, argument in described.read_class(_CONFIG, "TrainConfig").arguments.items():
+        if name not in _GROUPS:
+            result[name] = argument
+    for group, cls in _GROUPS.items():
+        for name, argument in described.read_class(_CONFIG, cls).arguments.items():
+            result[f"{group}.{name}"] = argument
+    return result
+
+
+def takes(name: str) -> Takes:
+    """How the option `name` of `innerloop train` takes its value; raises for an unknown name."""
+    if any(name == flag.name for flag in FLAGS):
+        return "nothing"
+    if name in _NAMED or any(name == option.name for option in FILES):
+        return "value"
+    known = outer_loop() | _component_settings()
+    if name not in known:
+        raise unknown_option(name, [*known, *_NAMED, *(o.name for o in (*FLAGS, *FILES))], "train")
+    return "maybe" if known[name].is_bool else "value"
+
+
+def _component_settings() -> dict[str, Argument]:
+    """Every argument of every component; one that is a bool anywhere may stand without a value."""
+    found: dict[str, Argument] = {}
+    for kind in KINDS:
+        for cls in described.components(kind):
+            for name, argument in cls.arguments.items():
+                full = f"{kind}.{name}"
+                if name != "module" and (full not in found or argument.is_bool):
+                    found[full] = argument
+    return found
+
+
+def gather(parsed: Parsed) -> dict[str, Any]:
+    """Plain settings from the recipe, the file and the options, later ones over earlier ones."""
+    given = dict(parsed.options)
+    for option in (*FLAGS, Option("out", "")):
+        given.pop(option.name, None)
+    recipe, config = given.pop("recipe", None), given.pop("config", None)
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        values = merged(values, _from_file(recipes.find(recipe)))
+    if config is not None:
+        values = merged(values, _from_file(config))
+    values = merged(values, nested(given, _NAMED))
+    return {name: _with_lists(name, value) for name, value in values.items()}
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` over `base`; a component of another name drops the arguments of the one before it.
+
+    >>> merged({"model": {"name": "Conv4", "width": 64}, "steps": 5}, {"model": {"width": 8}})
+    {'model': {'name': 'Conv4', 'width': 8}, 'steps': 5}
+    >>> merged({"model": {"name": "Conv4", "width": 64}}, {"model": {"name": "MLP"}})
+    {'model': {'name': 'MLP'}}
+    """
+    result = dict(base)
+    for name, value in over.items():
+        before = result.get(name)
+        if name in KINDS:
+            before, value = _as_mapping(before), _as_mapping(value)
+            if isinstance(value, dict) and value.get("name", before.get("name")) != before.get("name"):
+                before = {}
+        if isinstance(before, dict) and isinstance(value, dict):
+            value = before | value
+        result[name] = value
+    return result
+
+
+def require(values: Mapping[str, Any]) -> None:
+    """Raise unless an algorithm and tasks are named, and these can be described by options."""
+    for kind in ("algorithm", "tasks"):
+        if "name" not in _as_mapping(values.get(kind)):
+            raise ConfigError(
+                f"no {kind}",
+                expected=f"one of {', '.join(described.registry(kind))}",
+                do=f"give --{kind} NAME, or a --recipe ('innerloop list recipes')",
+            )
+    name = _as_mapping(values["tasks"])["name"]
+    if isinstance(name, str):
+        required = [a for a in described.component("tasks", name).arguments.values() if a.default is None]
+        if any("Array" in argument.annotation for argument in required):
+            raise ConfigError(
+                f"tasks {name!r} on the command line",
+                expected="tasks that a file can describe",
+                do=f"pass il.tasks.{name}(...) to il.train in Python, or use --tasks ImageFolder",
+            )
+
+
+def _from_file(path: Any) -> dict[str, Any]:
+    from innerloop.training.experiment import read_yaml
+
+    return {name: value for name, value in read_yaml(path).items() if name != "about"}
+
+
+def _as_mapping(value: Any) -> Any:
+    if value is None:
+        return {}
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _with_lists(kind: str, value: Any) -> Any:
+    """`40,40` and `[40, 40]` as lists, where the argument is one."""
+    if kind not in KINDS or not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return value
+    known = described.component(kind, value["name"]).arguments
+    return {n: _as_list(v) if n in known and known[n].is_list else v for n, v in value.items()}
+
+
+def _as_list(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.strip().removeprefix("[").removesuffix("]").split(",") if part.strip()]
