@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from innerloop.core.errors import ConfigError, ContractError, check_range
+from innerloop.core.errors import ConfigError, ContractError, check_count
 from innerloop.core.functional import BatchNormPolicy, FunctionalModule, inner_gradient
 from innerloop.core.learner import STATISTICS, MetaLearner
 from innerloop.core.losses import loss_value
@@ -17,7 +17,7 @@ from innerloop.core.rng import keyed_uniform
 from innerloop.core.types import Batch, Fast, Loss, Meta
 from innerloop.gradients.base import MetaGradient
 from innerloop.models.base import fresh_parameters
-from innerloop.rules.base import UpdateRule
+from innerloop.rules import SGD, UpdateRule
 
 
 class ModuleLearner(MetaLearner):
@@ -71,31 +71,37 @@ class ModuleLearner(MetaLearner):
         return loss, dict(gathered)
 
 
-class GradientLearner(ModuleLearner):
-    """Adapts some of the module's parameters by steps of an update rule on the support loss."""
+class GradientLearner(ModuleLearner, ABC):
+    """Adapts some of the module's parameters by steps of an update rule on the support loss.
+
+    A subclass says which outer gradient it takes (`gradient`), and may say which parameters adapt
+    and by which rule.
+    """
 
     rule: UpdateRule
     inner_batch: int | None = None
 
-    def _configure(
+    def __init__(
         self,
         module: nn.Module,
         *,
-        inner_steps: int,
-        test_inner_steps: int | None,
-        loss: Loss,
-        batch_norm: BatchNormPolicy,
+        inner_lr: float = 0.01,
+        inner_steps: int = 1,
+        test_inner_steps: int | None = None,
+        loss: Loss = "cross_entropy",
+        batch_norm: BatchNormPolicy = "support",
     ) -> None:
-        check_steps("inner_steps", inner_steps)
+        check_count("inner_steps", inner_steps, low=0)
         if test_inner_steps is not None:
-            check_steps("test_inner_steps", test_inner_steps)
-        self.inner_steps = inner_steps
+            check_count("test_inner_steps", test_inner_steps, low=0)
+        self.inner_lr, self.inner_steps = inner_lr, inner_steps
         self.test_inner_steps = inner_steps if test_inner_steps is None else test_inner_steps
+        self.rule = SGD(inner_lr)
         self._wrap(module, loss, batch_norm)
 
-    @abstractmethod
     def adapts(self) -> set[str]:
-        """Names of the parameters that the inner loop changes."""
+        """Names of the parameters that the inner loop changes: all of them."""
+        return set(self.net.names)
 
     def begin(self, meta: Meta, support: Batch) -> Fast:
         names = self.adapts()
@@ -131,10 +137,3 @@ class GradientLearner(ModuleLearner):
             return support
         chosen = keyed_uniform(key, (size,)).argsort()[: self.inner_batch]
         return Batch(support.x[chosen], support.y[chosen])
-
-
-def check_steps(name: str, steps: int) -> None:
-    """Raise `ConfigError` unless `steps` is a whole number of steps."""
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise ConfigError(f"{name} = {steps!r}", expected="a whole number", do=f"set {name} to 0, 1, 2, ...")
-    check_range(name, steps, low=0)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from innerloop.algorithms.base import GradientLearner
-from innerloop.core.functional import BatchNormPolicy
-from innerloop.core.types import Loss
 from innerloop.gradients import FirstOrder
-from innerloop.rules import SGD
 
 
 class FOMAML(GradientLearner):
@@ -39,25 +34,3 @@ class FOMAML(GradientLearner):
     """
 
     gradient = FirstOrder()
-
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        inner_lr: float = 0.01,
-        inner_steps: int = 1,
-        test_inner_steps: int | None = None,
-        loss: Loss = "cross_entropy",
-        batch_norm: BatchNormPolicy = "support",
-    ) -> None:
-        self.inner_lr, self.rule = inner_lr, SGD(inner_lr)
-        self._configure(
-            module,
-            inner_steps=inner_steps,
-            test_inner_steps=test_inner_steps,
-            loss=loss,
-            batch_norm=batch_norm,
-        )
-
-    def adapts(self) -> set[str]:
-        return set(self.net.names)

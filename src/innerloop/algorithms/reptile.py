@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from innerloop.algorithms.base import GradientLearner, check_steps
-from innerloop.core.errors import check_range
+from innerloop.algorithms.base import GradientLearner
+from innerloop.core.errors import check_count
 from innerloop.core.functional import BatchNormPolicy
 from innerloop.core.types import Loss
 from innerloop.gradients import Displacement
@@ -59,18 +59,15 @@ class Reptile(GradientLearner):
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
     ) -> None:
-        if inner_batch is not None:
-            check_steps("inner_batch", inner_batch)
-            check_range("inner_batch", inner_batch, low=1)
-        self.inner_lr, self.beta2, self.inner_batch = inner_lr, beta2, inner_batch
-        self.rule = Adam(inner_lr, beta1=0.0, beta2=beta2)
-        self._configure(
+        super().__init__(
             module,
+            inner_lr=inner_lr,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
             loss=loss,
             batch_norm=batch_norm,
         )
-
-    def adapts(self) -> set[str]:
-        return set(self.net.names)
+        if inner_batch is not None:
+            check_count("inner_batch", inner_batch, low=1)
+        self.inner_batch, self.beta2 = inner_batch, beta2
+        self.rule = Adam(inner_lr, beta1=0.0, beta2=beta2)

@@ -32,6 +32,15 @@ class DataError(InnerloopError):
     """Data is missing, unreadable, or unfit for the tasks asked of it."""
 
 
+def check_count(name: str, value: int, *, low: int) -> None:
+    """Raise `ConfigError` unless `value` is a whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(
+            f"{name} = {value!r}", expected="a whole number", do=f"set {name} to a whole number"
+        )
+    check_range(name, value, low=low)
+
+
 class NonFiniteError(InnerloopError):
     """Training left the finite numbers: most tasks of a step did."""
 

@@ -27,7 +27,7 @@ def summarise(scores: Sequence[float]) -> Summary:
     """Mean and 95 % interval of per-task scores.
 
     >>> summarise([1.0, 2.0, 3.0, 4.0])
-    Summary(mean=2.5, ci95=1.2651779848126052, n=4)
+    Summary(mean=2.5, ci95=1.26517, n=4)
     """
     n = len(scores)
     mean = math.fsum(scores) / n if all(map(math.isfinite, scores)) else sum(scores) / n

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from innerloop.core.errors import ConfigError, check_range
+from innerloop.core.errors import ConfigError, check_count, check_range
 from innerloop.core.types import TaskSpec
 from innerloop.models.base import Model, first_draw
 
@@ -41,9 +41,9 @@ class Conv4(Model):
     ) -> None:
         super().__init__()
         for name, value, low in [("channels", channels, 1), ("size", size, 16), ("width", width, 1)]:
-            check_range(name, value, low=low)
+            check_count(name, value, low=low)
         if ways is not None:
-            check_range("ways", ways, low=2)
+            check_count("ways", ways, low=2)
         check_range("dropout", dropout, low=0.0, high=0.99)
         for name, value, known in [
             ("pooling", pooling, ("stride", "max")),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from innerloop.core.errors import check_range
+from innerloop.core.errors import check_count, check_range
 from innerloop.core.types import TaskSpec
 from innerloop.models.base import Model, first_draw
 
@@ -37,13 +37,13 @@ class MLP(Model):
         super().__init__()
         check_range("dropout", dropout, low=0.0, high=0.99)
         for name, value in [("inputs", inputs), ("outputs", 1 if outputs is None else outputs)]:
-            check_range(name, value, low=1)
+            check_count(name, value, low=1)
         self.inputs, self.outputs, self.hidden = inputs, outputs, tuple(hidden)
         self.batch_norm, self.dropout = batch_norm, dropout
         layers: list[nn.Module] = [nn.Flatten()]
         before = inputs
         for width in self.hidden:
-            check_range("hidden", width, low=1)
+            check_count("hidden", width, low=1)
             layers.append(nn.Linear(before, width))
             layers += [nn.BatchNorm1d(width)] if batch_norm else []
             layers.append(nn.ReLU())

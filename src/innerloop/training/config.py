@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
-from innerloop.core.errors import ConfigError, check_range, nearest
+from innerloop.core.errors import ConfigError, check_count, check_range, nearest
 from innerloop.core.vectorise import check_axis
 from innerloop.training.components import Plain, converted
 
@@ -48,11 +48,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_range("optimizer.lr", self.lr, low=0.0, open_low=True)
-        for name in ("min_lr", "weight_decay", "l1", "l2", "warmup", "decay"):
+        check_count("optimizer.warmup", self.warmup, low=0)
+        for name in ("min_lr", "weight_decay", "l1", "l2", "decay"):
             check_range(f"optimizer.{name}", getattr(self, name), low=0.0)
         for name in ("momentum", "beta1", "beta2"):
             check_range(f"optimizer.{name}", getattr(self, name), low=0.0, high=1.0 - 1e-9)
-        check_range("optimizer.decay_every", self.decay_every, low=1)
+        check_count("optimizer.decay_every", self.decay_every, low=1)
         for name in ("clip_value", "clip_norm"):
             if getattr(self, name) is not None:
                 check_range(f"optimizer.{name}", getattr(self, name), low=0.0, open_low=True)
@@ -85,8 +86,8 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         if self.every is not None:
-            check_range("validation.every", self.every, low=1)
-        check_range("validation.episodes", self.episodes, low=2)
+            check_count("validation.every", self.every, low=1)
+        check_count("validation.episodes", self.episodes, low=2)
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "tasks_per_step", "log_every"):
-            check_range(name, getattr(self, name), low=1)
+            check_count(name, getattr(self, name), low=1)
         for name in ("threads", "checkpoint_every"):
             if getattr(self, name) is not None:
-                check_range(name, getattr(self, name), low=1)
-        check_range("seed", self.seed, low=0, high=2**62)
+                check_count(name, getattr(self, name), low=1)
+        check_count("seed", self.seed, low=0)
         check_axis(self.tasks_axis)
 
     @property
