@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from innerloop.core.errors import ConfigError
 from innerloop.core.mode import mode
+from innerloop.core.normalise import TwiceDifferentiable, per_channel
 from innerloop.core.rng import fold_key, keyed_uniform
 
 BatchNormPolicy = Literal["support", "transductive", "running"]
@@ -54,7 +55,7 @@ class _BatchNorm(nn.Module):
         now = _PASS.get()
         if now.gathered is not None:
             self._gather(x.detach(), now.gathered)
-        if not now.running and now.rows is None:
+        if not now.running and now.rows is None and mode().first_order:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         if now.running:
             mean, var = self.running_mean, self.running_var
@@ -63,7 +64,7 @@ class _BatchNorm(nn.Module):
         scale = torch.rsqrt(var + self.eps)
         scale = scale if self.weight is None else scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        return torch.addcmul(_per_channel(shift, x), x, _per_channel(scale, x))
+        return torch.addcmul(per_channel(shift, x), x, per_channel(scale, x))
 
     def _gather(self, x: Tensor, gathered: Params) -> None:
         var, mean = torch.var_mean(x, dim=_all_but_channel(x))
@@ -172,7 +173,8 @@ class FunctionalModule:
         token = _PASS.set(now)
         try:
             tensors = params | statistics if running and statistics else params
-            return torch.func.functional_call(self._module, tensors, (x,))
+            with nullcontext() if mode().first_order else TwiceDifferentiable():
+                return torch.func.functional_call(self._module, tensors, (x,))
         finally:
             _PASS.reset(token)
 
@@ -225,7 +227,3 @@ def _without_state(module: nn.Module, prefix: str = "") -> nn.Module:
 
 def _all_but_channel(x: Tensor) -> list[int]:
     return [dim for dim in range(x.ndim) if dim != 1]
-
-
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    return values.view(-1, *(1,) * (x.ndim - 2))
