@@ -66,16 +66,42 @@ def components(kind: str) -> list[Described]:
 
 @cache
 def read_class(place: str, name: str) -> Described:
-    """The class `name` in a file below the package; the file's first line tells what it is."""
+    """The class `name` in a file below the package; the file's first line tells what it is.
+
+    A constructor that it inherits, and what its bases say of their arguments, are its own.
+    """
     tree = ast.parse((PACKAGE / place).read_text(encoding="utf-8"))
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
     text = ast.get_docstring(node) or ""
-    about = argument_lines(text)
     made = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    found = _fields(node) if made is None else _parameters(made)
-    arguments = {n: Argument(n, annotation, default, about.get(n, "")) for n, annotation, default in found}
+    inherited = {n: a for base in _bases(tree, node, place) for n, a in read_class(*base).arguments.items()}
+    if made is not None:
+        found = _parameters(made)
+    elif any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        found = _fields(node)
+    else:
+        found = [(a.name, a.annotation, a.default) for a in inherited.values()]
+    said = {n: a.about for n, a in inherited.items()} | argument_lines(text)
+    arguments = {n: Argument(n, annotation, default, said.get(n, "")) for n, annotation, default in found}
     whole = first_sentence(ast.get_docstring(tree) or text)
     return Described(name, whole.removeprefix(f"{name}: "), arguments)
+
+
+def _bases(tree: ast.Module, node: ast.ClassDef, place: str) -> list[tuple[str, str]]:
+    """The bases of a class that stand in the package: file and name of each."""
+    here = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
+    from_files = {
+        alias.name: f"{n.module.removeprefix('innerloop.').replace('.', '/')}.py"
+        for n in tree.body
+        if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("innerloop.")
+        for alias in n.names
+    }
+    found = []
+    for base in map(ast.unparse, node.bases):
+        at = place if base in here else from_files.get(base)
+        if at is not None and (PACKAGE / at).is_file():
+            found.append((at, base))
+    return found
 
 
 def first_sentence(text: str) -> str:

@@ -57,7 +57,7 @@ def _component_settings() -> dict[str, Argument]:
         for cls in described.components(kind):
             for name, argument in cls.arguments.items():
                 full = f"{kind}.{name}"
-                if name != "module" and (full not in found or argument.is_bool):
+                if name != "module" and (full not in found or argument.is_bool or argument.is_list):
                     found[full] = argument
     return found
 
@@ -132,10 +132,11 @@ def _as_mapping(value: Any) -> Any:
 
 def _with_lists(kind: str, value: Any) -> Any:
     """`40,40` and `[40, 40]` as lists, where the argument is one."""
-    if kind not in KINDS or not isinstance(value, dict) or not isinstance(value.get("name"), str):
+    if kind not in KINDS or not isinstance(value, dict):
         return value
-    known = described.component(kind, value["name"]).arguments
-    return {n: _as_list(v) if n in known and known[n].is_list else v for n, v in value.items()}
+    known = _component_settings()
+    lists = {n for n in value if f"{kind}.{n}" in known and known[f"{kind}.{n}"].is_list}
+    return {n: _as_list(v) if n in lists else v for n, v in value.items()}
 
 
 def _as_list(value: Any) -> Any:

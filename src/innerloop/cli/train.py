@@ -125,7 +125,7 @@ def _help(parsed: Parsed) -> str:
         if kind in parsed.options:
             found = described.component(kind, parsed.options[kind])
             own = [_option(f"{kind}.{n}", a) for n, a in found.arguments.items() if n != "module"]
-            sections[f"{found.name}: {found.about}"] = own
+            sections[f"--{kind} {found.name} ({found.about})"] = own
     lines = ["usage: innerloop train --algorithm NAME --tasks NAME [--out DIR] [settings]", ""]
     lines += ["Meta-trains a learner and writes a run folder: configuration, metrics, checkpoints, a picture."]
     for title, options in sections.items():
@@ -138,7 +138,7 @@ _DEFAULTS = {"model": "Conv4 for images, MLP for the rest"}
 
 
 def _option(name: str, argument: Argument) -> Option:
-    default = argument.default
+    default = "as the tasks have it" if name == "algorithm.loss" else argument.default
     default = "required" if default is None else default.strip("'\"").replace("None", "none")
     return Option(name, argument.about, _metavar(argument), default)
 

@@ -1,0 +1,133 @@
+"""What the commands that judge runs share: their options, and an evaluation as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from innerloop.cli.options import HELP, JSON, Option, Parsed
+from innerloop.cli.texts import score, table
+from innerloop.core.errors import ConfigError
+
+SPLITS = ("train", "val", "test")
+OPTIONS = (
+    Option("split", "train, val or test", "NAME", "test"),
+    Option("episodes", "number of fixed tasks", "N", "1000"),
+    Option("seed", "which tasks: the same seed gives the same ones to every run", "N", "0"),
+    Option("ways", "classes of a task", "N", "as trained for"),
+    Option("shots", "support examples of each class", "N", "as trained for"),
+    Option("queries", "query examples of each class", "N", "as trained for"),
+    Option("inner_steps", "steps of adaptation", "N", "the learner's own at test"),
+    Option("batch_norm", "support, transductive or running", "POLICY", "as trained with"),
+    JSON,
+    HELP,
+)
+
+
+class Judging(TypedDict):
+    """The arguments of `Run.evaluate`."""
+
+    split: Any
+    episodes: int
+    seed: int
+    inner_steps: int | None
+    batch_norm: Any
+    sizes: dict[str, int] | None
+
+
+DEFAULTS = Judging(split="test", episodes=1000, seed=0, inner_steps=None, batch_norm=None, sizes=None)
+_SHORT = {"episodes": "n", "inner_steps": "steps", "batch_norm": "bn-"}
+_SIZES = {"ways": "w", "shots": "k", "queries": "q"}
+
+
+def arguments(parsed: Parsed) -> Judging:
+    """The options as arguments of `Run.evaluate`, converted and in range."""
+    from typing import Literal
+
+    from innerloop.core.errors import check_range
+    from innerloop.training.components import converted
+
+    types: dict[str, Any] = dict.fromkeys(("episodes", "seed", "inner_steps", *_SIZES), int)
+    types |= {"split": Literal["train", "val", "test"], "batch_norm": Literal["support", "transductive", "running"]}
+    given = {}
+    for name, annotation in types.items():
+        if name in parsed.options:
+            option = "--" + name.replace("_", "-")
+            given[name] = converted(annotation, parsed.options[name], option)
+            if annotation is int:
+                low = {"seed": 0, "inner_steps": 0, "ways": 2, "episodes": 2}.get(name, 1)
+                check_range(option, given[name], low=low)
+    sizes = {name: given.pop(name) for name in _SIZES if name in given}
+    return Judging(**{**DEFAULTS, **given, "sizes": sizes or None})
+
+
+def file_name(judging: Judging) -> str:
+    """The name of an evaluation's file: split and seed, and every setting that is not the usual one.
+
+    >>> file_name(DEFAULTS)
+    'evaluation-test-s0.json'
+    """
+    parts = [f"evaluation-{judging['split']}-s{judging['seed']}"]
+    for name, letter in _SHORT.items():
+        value = judging.get(name)
+        if value != DEFAULTS.get(name):
+            parts.append(f"{letter}{value}")
+    sizes = judging["sizes"] or {}
+    parts += [f"{letter}{sizes[name]}" for name, letter in _SIZES.items() if name in sizes]
+    return "-".join(parts) + ".json"
+
+
+def described_tasks(found: Mapping[str, Any]) -> str:
+    """The tasks of an evaluation in words.
+
+    >>> described_tasks({"n": 100, "split": "test", "seed": 0, "ways": 5, "shots": 1, "queries": 15})
+    '100 test tasks of seed 0: 5-way 1-shot, 15 queries a class'
+    """
+    ways = found.get("ways")
+    sizes = f"{ways}-way {found['shots']}-shot" if ways else f"{found['shots']}-shot"
+    return f"{found['n']} {found['split']} tasks of seed {found['seed']}: {sizes}, {found['queries']} queries" + (
+        " a class" if ways else ""
+    )
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """An evaluation, as `Evaluation.to_dict` has it, as text for people."""
+    metric = found["metric"]
+    lines = [described_tasks(found), ""]
+    steps = found["inner_steps"]
+    head = f"{metric} after {steps} inner step{'s' * (steps != 1)}" if steps else metric
+    policy = f", BatchNorm {found['batch_norm']}" if found.get("batch_norm") else ""
+    lines.append(f"{head}: {score(metric, found['mean'], found['ci95'])}  (95 % interval, n={found['n']}{policy})")
+    if metric != "accuracy" or found["diverged"]:
+        diverged = f"; {found['diverged']} tasks diverged" if found["diverged"] else ""
+        lines.append(f"median {score(metric, found['median'])}{diverged}")
+    if found["baselines"]:
+        rows = [
+            [
+                name.replace("_", " "),
+                score(metric, b["mean"], b["ci95"]),
+                score(metric, b["difference"], b["difference_ci95"], signed=True),
+            ]
+            for name, b in found["baselines"].items()
+        ]
+        lines += ["", table(rows, head=["baseline, same tasks", metric, "ours - baseline"])]
+    if len(found["adaptation"]) > 1:
+        rows = [[str(k["inner_steps"]), score(metric, k["mean"], k["ci95"])] for k in found["adaptation"]]
+        lines += ["", table(rows, head=["inner steps", metric])]
+    return "\n".join(lines)
+
+
+def same_sizes(given: dict[str, int] | None, reference: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes for several runs: those asked for, the others as the reference has them."""
+    own = {name: reference[name] for name in _SIZES if reference.get(name) is not None}
+    return own | (given or {})
+
+
+def few_positionals(parsed: Parsed, least: int, command: str) -> list[str]:
+    if len(parsed.positionals) < least:
+        raise ConfigError(
+            f"{len(parsed.positionals)} run folders",
+            expected=f"at least {least}",
+            do=f"innerloop {command} RUN RUN ...; see 'innerloop {command} --help'",
+        )
+    return parsed.positionals
