@@ -30,13 +30,15 @@ class Evaluation:
 
     Attributes:
         metric: `accuracy` (share of right queries) or `mse`.
-        curve: score of each task after 0, 1, ..., inner_steps steps, [n][inner_steps + 1].
+        curve: score of each task after some numbers of inner steps, the last one being all, [n][...].
+        at: those numbers: `curve[i][j]` is task i after `at[j]` steps.
         baselines: score of each task by name of the baseline, [n] each.
         protocol: what names the episodes and the way of judging: split, seed, ways, shots, ...
     """
 
     metric: Metric
     curve: list[list[float]]
+    at: list[int]
     baselines: dict[str, list[float]]
     protocol: dict[str, Any] = field(default_factory=dict)
 
@@ -85,7 +87,8 @@ class Evaluation:
         result |= _rounded(median=median(scores)) | {"diverged": self.diverged} | self.protocol
         result |= {"baselines": beside}
         result["adaptation"] = [
-            {"inner_steps": k} | _rounded(mean=s.mean, ci95=s.ci95) for k, s in enumerate(steps)
+            {"inner_steps": k} | _rounded(mean=s.mean, ci95=s.ci95)
+            for k, s in zip(self.at, steps, strict=True)
         ]
         if records:
             result["records"] = [
@@ -115,13 +118,15 @@ def evaluate(
     inner_steps: int | None = None,
     tasks_axis: TasksAxis = "auto",
     untrained: Meta | None = None,
+    curve: bool = True,
 ) -> Evaluation:
-    """Judge a learner on fixed episodes, after each inner step.
+    """Judge a learner on fixed episodes.
 
     Args:
         chosen: which episodes.
         inner_steps: steps of adaptation; None is the learner's `test_inner_steps`.
         untrained: `meta` as it was before training: with it, the baselines are judged as well.
+        curve: whether to judge on the way, after each of the first 10 steps and every fifth from there.
 
     Returns:
         Records of every task. The same seed gives the same episodes to every learner.
@@ -135,25 +140,26 @@ def evaluate(
 
     def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with running_in(training=False, first_order=True, key=key):
-            reached = states(learner, meta, episode.support, steps)
-            outputs = [learner.predict(meta, fast, episode.query.x) for fast in reached]
+            reached = enumerate(states(learner, meta, episode.support, steps))
+            outputs = [learner.predict(meta, fast, episode.query.x) for k, fast in reached if k in at]
         # The argmax of NaN is a label like any other: a model that overflowed must not score by it.
-        curve = [_guarded(score(spec.metric, o, episode.query.y), o) for o in outputs]
+        scored = [_guarded(score(spec.metric, o, episode.query.y), o) for o in outputs]
         beside = {name: score(spec.metric, rival(episode), episode.query.y) for name, rival in rivals.items()}
-        return torch.stack(curve), beside
+        return torch.stack(scored), beside
 
-    curve: list[list[float]] = []
+    scores: list[list[float]] = []
     baselines: dict[str, list[float]] = {name: [] for name in rivals}
+    at = _judged(steps) if curve else sorted({0, steps} if rivals else {steps})
     device = tree.leaves(meta)[0].device
     for block, keys in chosen.blocks(tasks):
         moved = _to(block, device)
         with torch.no_grad(), running_in(ways=count_ways(block.support.y)):
-            scores, beside = over_tasks(one_task, moved, keys.to(device), axis=tasks_axis, owner=learner)
-        curve += scores.tolist()
+            found, beside = over_tasks(one_task, moved, keys.to(device), axis=tasks_axis, owner=learner)
+        scores += found.tolist()
         for name, values in beside.items():
             baselines[name] += values.tolist()
     if rivals:
-        baselines = {"no_adaptation": _no_adaptation(learner, curve, spec.outputs)} | baselines
+        baselines = {"no_adaptation": _no_adaptation(learner, scores, spec.outputs)} | baselines
     protocol = {
         "split": chosen.split,
         "seed": chosen.seed,
@@ -164,7 +170,11 @@ def evaluate(
         "shots": spec.shots,
         "queries": spec.queries,
     }
-    return Evaluation(spec.metric, curve, baselines, protocol)
+    return Evaluation(spec.metric, scores, at, baselines, protocol)
+
+
+def _judged(steps: int) -> list[int]:
+    return [k for k in range(steps + 1) if k <= 10 or k % 5 == 0 or k == steps]
 
 
 def _no_adaptation(learner: ModuleLearner, curve: list[list[float]], ways: int) -> list[float]:

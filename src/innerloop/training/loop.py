@@ -118,6 +118,7 @@ class Training:
             FixedEpisodes("val", config.validation.episodes, config.seed),
             tasks_axis=config.tasks_axis,
             untrained=self.untrained if first else None,
+            curve=False,
         )
         mean = found.summary.mean
         if state.best is None or found.better(mean, state.best[0]):
