@@ -20,7 +20,11 @@ class TwiceDifferentiable(TorchFunctionMode):
     """While active, fused normalisations run as plain arithmetic, also inside modules."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         return _WRITTEN_OUT.get(func, func)(*args, **(kwargs or {}))
 
@@ -43,7 +47,7 @@ def scaled_and_shifted(x: Tensor, weight: Tensor | None, bias: Tensor | None) ->
 
 
 def layer_norm(
-    input: Tensor,  # noqa: A002 (torch's own names, as a module may give them by keyword)
+    input: Tensor,
     normalized_shape: Any,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -55,7 +59,7 @@ def layer_norm(
 
 
 def instance_norm(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     weight: Tensor | None = None,
@@ -72,7 +76,7 @@ def instance_norm(
 
 
 def batch_norm(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
