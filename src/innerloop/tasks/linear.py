@@ -26,14 +26,16 @@ class Linear(RegressionTasks):
         ConfigError: a size is not a whole number of at least 1.
 
     Example:
-        One task of the family, worked by hand: five points of y = x + 1 (a = 1, b = 1).
+        Five points of y = x + 1. A straight line (an MLP without hidden layers), meta-trained on such
+        tasks, adapts to them and predicts the sixth.
 
-        >>> import torch
-        >>> from innerloop.core.types import Batch
-        >>> x = torch.arange(1.0, 6.0).unsqueeze(-1)
-        >>> support = Batch(x, x + 1)
-        >>> support.y.squeeze(-1).tolist()
-        [2.0, 3.0, 4.0, 5.0, 6.0]
+        >>> import innerloop as il
+        >>> line = il.models.MLP(1, 1, hidden=())
+        >>> learner = il.algorithms.MAML(line, inner_lr=0.05, inner_steps=5, loss="mse")
+        >>> run = il.train(learner, Linear(), steps=20)
+        >>> model = run.adapt([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 3.0, 4.0, 5.0, 6.0], inner_steps=500)
+        >>> round(model.predict([6.0]).item(), 2)
+        7.0
 
         Tasks drawn at random have the same shapes, and each lies on one line.
 
