@@ -29,7 +29,7 @@ class Linear(RegressionTasks):
         Five points of y = x + 1. A straight line (an MLP without hidden layers), meta-trained on such
         tasks, adapts to them and predicts the sixth.
 
-        >>> import innerloop as il
+        >>> import torch, innerloop as il
         >>> line = il.models.MLP(1, 1, hidden=())
         >>> learner = il.algorithms.MAML(line, inner_lr=0.05, inner_steps=5, loss="mse")
         >>> run = il.train(learner, Linear(), steps=20)
