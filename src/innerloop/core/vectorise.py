@@ -28,7 +28,7 @@ def over_tasks(fn: Callable[..., Any], *trees: Any, axis: TasksAxis = "auto", ow
             `vmap`, and the loop for an `owner` with an operator that has no batching rule.
         owner: what `auto` remembers its choice by, usually the learner.
     """
-    lifted = [lift(fn)(*(_take(tree, part) for tree in trees)) for part, lift in parts(trees, axis, owner)]
+    lifted = [lift(fn)(*(take(tree, part) for tree in trees)) for part, lift in parts(trees, axis, owner)]
     return lifted[0] if len(lifted) == 1 else _join(lifted)
 
 
@@ -73,9 +73,6 @@ def take(tree: Any, part: slice | int | Tensor) -> Any:
     return _map(lambda leaf: leaf[part], tree)
 
 
-_take = take
-
-
 def _vmap(fn: Callable[..., Any]) -> Callable[..., Any]:
     return torch.func.vmap(fn, randomness="error")
 
@@ -84,7 +81,7 @@ def _one(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Lift to a slice of any length by a loop."""
 
     def lifted(*trees: Any) -> Any:
-        results = [fn(*(_take(tree, i) for tree in trees)) for i in range(num_tasks(trees))]
+        results = [fn(*(take(tree, i) for tree in trees)) for i in range(num_tasks(trees))]
         return _join([_map(lambda leaf: leaf[None], result) for result in results])
 
     return lifted

@@ -56,6 +56,13 @@ class Evaluation:
         """Number of tasks whose outputs are not finite after the last inner step."""
         return sum(not math.isfinite(task[-1]) for task in self.curve)
 
+    @property
+    def harmed(self) -> int | None:
+        """Number of tasks that adaptation left worse than it found them; None where that was not judged."""
+        if self.at[0] != 0 or len(self.at) == 1:
+            return None
+        return sum(self.better(task[0], self._or_worst(task[-1])) for task in self.curve)
+
     def _or_worst(self, score: float) -> float:
         if math.isfinite(score):
             return score
@@ -84,7 +91,8 @@ class Evaluation:
         result: dict[str, Any] = (
             {"metric": self.metric} | _rounded(mean=ours.mean, ci95=ours.ci95) | {"n": ours.n}
         )
-        result |= _rounded(median=median(scores)) | {"diverged": self.diverged} | self.protocol
+        result |= _rounded(median=median(scores)) | {"diverged": self.diverged, "harmed": self.harmed}
+        result |= self.protocol
         result |= {"baselines": beside}
         result["adaptation"] = [
             {"inner_steps": k} | _rounded(mean=s.mean, ci95=s.ci95)
