@@ -19,7 +19,12 @@ OPTIONS = (
     Option("support", "a folder with one sub-folder of images for each class", "DIR"),
     Option("query", "an image, or a folder of images, to label", "PATH"),
     Option("inner_steps", "steps of adaptation", "N", "the learner's own at test"),
-    Option("invert", "yes makes dark ink on light paper bright on black; auto does as in training", "WHEN", "auto"),
+    Option(
+        "invert",
+        "make dark ink on light paper bright on black: yes, no, or auto, as in training",
+        "WHEN",
+        "auto",
+    ),
     Option("save", "write the adapted model to this folder, for load_adapted", "DIR"),
     JSON,
     HELP,
@@ -45,7 +50,9 @@ def run(argv: list[str]) -> int:
     invert = _invert(parsed.options.get("invert", "auto"))
     RunFolder(path).check()
     if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
-        raise ConfigError(f"--save {save}, which exists", expected="a new or empty folder", do="choose another one")
+        raise ConfigError(
+            f"--save {save}, which exists", expected="a new or empty folder", do="choose another one"
+        )
     classes = _support_files(support)
     queries = images_at(query)
     from innerloop.training.run import load
@@ -102,9 +109,9 @@ class Reader:
 
         from innerloop.tasks.images import read_image
 
-        image = torch.from_numpy(read_image(file, self.size, grey=self.channels == 1)).float() / 255
-        ring = torch.cat([image[:, 0].flatten(), image[:, -1].flatten(), image[:, :, 0].flatten(), image[:, :, -1].flatten()])
-        bright = bool(ring.median() > 0.5)
+        image = torch.tensor(read_image(file, self.size, grey=self.channels == 1)).float() / 255
+        border = [image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]]
+        bright = bool(torch.cat([side.flatten() for side in border]).median() > 0.5)
         turn = self.invert == "yes" or (self.invert == "auto" and bright)
         return 1 - image if turn else image
 
@@ -117,7 +124,9 @@ def images_at(path: Path) -> list[Path]:
         return [path]
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not found:
-        raise DataError(f"folder {str(path)!r} without images", expected="image files in it", do="check the path")
+        raise DataError(
+            f"folder {str(path)!r} without images", expected="image files in it", do="check the path"
+        )
     return found
 
 
@@ -126,7 +135,9 @@ def _support_files(root: Path) -> dict[str, list[Path]]:
 
     folders = class_folders(root)
     if len(folders) < 2:
-        raise DataError(f"folder {str(root)!r} with one class", expected="two or more", do="add a sub-folder a class")
+        raise DataError(
+            f"folder {str(root)!r} with one class", expected="two or more", do="add a sub-folder a class"
+        )
     return {folder.name: images_at(folder) for folder in folders}
 
 
@@ -135,7 +146,8 @@ def _predictions(files: list[Path], classes: list[str], chances: torch.Tensor) -
     for file, row in zip(files, chances.tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
         every = {name: round(p, 6) for name, p in zip(classes, row, strict=True)}
-        result.append({"file": str(file), "label": classes[best], "probability": round(row[best], 6), "probabilities": every})
+        said = {"label": classes[best], "probability": round(row[best], 6)}
+        result.append({"file": str(file)} | said | {"probabilities": every})
     return result
 
 
@@ -145,5 +157,5 @@ def _invert(value: str) -> str:
     return value
 
 
-_ABOUT = """Learns the classes that are the sub-folders of --support, and prints a label and its probability for each
-image of --query. Images are resized to what the run was trained on."""
+_ABOUT = """Learns the classes that are the sub-folders of --support, and prints a label and its probability
+for each image of --query. Images are resized to what the run was trained on."""

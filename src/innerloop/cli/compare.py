@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from innerloop.cli import judging
@@ -38,7 +37,7 @@ def run(argv: list[str]) -> int:
         _check_same_episodes(runs[0], other, path, asked)
     found = []
     for path, each in zip(paths, runs, strict=True):
-        print(f"evaluating {path} (step {each.step}) on {asked['episodes']} tasks ...", file=sys.stderr, flush=True)
+        judging.announce(path, each.step, asked)
         found.append(each.evaluate(**asked))
     summary = _summary(paths, runs, found)
     print(json.dumps(summary) if parsed.flag("json") else _report(summary))
@@ -84,7 +83,10 @@ def _summary(paths: list[str], runs: list[Run], found: list[Evaluation]) -> dict
     for path, each, evaluation in zip(paths, runs, found, strict=True):
         whole = evaluation.to_dict()
         row: dict[str, Any] = {"run": path, "algorithm": each.config.algorithm["name"]}
-        row |= {n: whole[n] for n in ("mean", "ci95", "median", "diverged", "inner_steps", "batch_norm", "baselines")}
+        row |= {
+            n: whole[n]
+            for n in ("mean", "ci95", "median", "diverged", "inner_steps", "batch_norm", "baselines")
+        }
         difference = paired_difference(evaluation.scores, found[0].scores)
         row |= {"difference": _finite(difference.mean), "difference_ci95": _finite(difference.ci95)}
         rows.append(row)
@@ -101,7 +103,9 @@ def _report(summary: dict[str, Any]) -> str:
         apart = score(metric, row["difference"], row["difference_ci95"], signed=True)
         if row is summary["runs"][0]:
             apart = "-"
-        rows.append([row["run"], row["algorithm"], row["batch_norm"] or "-", str(row["inner_steps"]), ours, apart])
+        rows.append(
+            [row["run"], row["algorithm"], row["batch_norm"] or "-", str(row["inner_steps"]), ours, apart]
+        )
     head = ["run", "algorithm", "BatchNorm", "inner steps", metric, "minus the first"]
     lines = [judging.described_tasks(summary), "", table(rows, head=head), ""]
     lines.append("95 % intervals over tasks; differences are paired, task by task")

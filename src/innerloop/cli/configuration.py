@@ -34,7 +34,9 @@ def complete_yaml(config: RunConfig) -> str:
     for kind in KINDS:
         cls, typed = _typed(kind, values[kind])
         defaults = {n: p.default for n, p in parameters(cls).items() if p.default is not p.empty}
-        left_out += [f"{kind}.{n}" for n in follow[kind] if n in parameters(cls) and n not in (*typed, "module")]
+        left_out += [
+            f"{kind}.{n}" for n in follow[kind] if n in parameters(cls) and n not in (*typed, "module")
+        ]
         defaults = {n: value for n, value in defaults.items() if n not in follow[kind]}
         values[kind] = {"name": values[kind]["name"]} | _plain(defaults | typed)
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=False)
@@ -53,7 +55,9 @@ def continued(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:
             continue
         raise ConfigError(
             f"{name} = {asked!r} for a run stored with {found!r}",
-            expected="the stored configuration; only steps may grow" if name != "steps" else f"steps >= {found}",
+            expected="the stored configuration; only steps may grow"
+            if name != "steps"
+            else f"steps >= {found}",
             do=f"leave {name} out, or choose another --out",
         )
     return dataclasses.replace(stored, train=dataclasses.replace(stored.train, steps=full.train.steps))
@@ -63,7 +67,11 @@ def _over(stored: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     result = stored.to_dict()
     for name, value in given.items():
         value = {"name": value} if name in KINDS and isinstance(value, str) else value
-        other = isinstance(value, dict) and name in KINDS and value.get("name", result[name]["name"]) != result[name]["name"]
+        other = (
+            isinstance(value, dict)
+            and name in KINDS
+            and value.get("name", result[name]["name"]) != result[name]["name"]
+        )
         both = isinstance(value, dict) and isinstance(result.get(name), dict)
         result[name] = result[name] | value if both and not other else value
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from innerloop.cli import judging
 from innerloop.cli.options import help_page, one_positional, simple
@@ -24,7 +23,7 @@ def run(argv: list[str]) -> int:
     from innerloop.training.run import load
 
     loaded = load(path)
-    print(f"evaluating {path} (step {loaded.step}) on {asked['episodes']} tasks ...", file=sys.stderr, flush=True)
+    judging.announce(path, loaded.step, asked)
     found = loaded.evaluate(**asked)
     summary = found.to_dict()
     print(json.dumps(summary) if parsed.flag("json") else judging.report(summary), flush=True)
@@ -32,9 +31,9 @@ def run(argv: list[str]) -> int:
     records = folder.write(judging.file_name(asked), json.dumps(written) + "\n")
     picture = adaptation.draw(records)
     if not parsed.flag("json"):
-        print("\n" + "\n".join(f"{name:<9}{where}" for name, where in (("records", records), ("picture", picture)) if where))
+        print(f"\nrecords  {records}" + (f"\npicture  {picture}" if picture else ""))
     return 0
 
 
-_ABOUT = """Judges a run on fixed tasks of unseen classes, after each inner step, beside baselines on the same tasks.
-Writes the records of every task to RUN/evaluation-*.json."""
+_ABOUT = """Judges a run on fixed tasks of unseen classes, after each inner step, beside baselines on the
+same tasks. Writes the records of every task to RUN/evaluation-*.json."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from innerloop.cli.options import HELP, JSON, Option, Parsed
 from innerloop.cli.texts import score, table
@@ -42,13 +43,12 @@ _SIZES = {"ways": "w", "shots": "k", "queries": "q"}
 
 def arguments(parsed: Parsed) -> Judging:
     """The options as arguments of `Run.evaluate`, converted and in range."""
-    from typing import Literal
-
     from innerloop.core.errors import check_range
     from innerloop.training.components import converted
 
     types: dict[str, Any] = dict.fromkeys(("episodes", "seed", "inner_steps", *_SIZES), int)
-    types |= {"split": Literal["train", "val", "test"], "batch_norm": Literal["support", "transductive", "running"]}
+    types |= {"split": Literal["train", "val", "test"]}
+    types |= {"batch_norm": Literal["support", "transductive", "running"]}
     given = {}
     for name, annotation in types.items():
         if name in parsed.options:
@@ -85,9 +85,8 @@ def described_tasks(found: Mapping[str, Any]) -> str:
     """
     ways = found.get("ways")
     sizes = f"{ways}-way {found['shots']}-shot" if ways else f"{found['shots']}-shot"
-    return f"{found['n']} {found['split']} tasks of seed {found['seed']}: {sizes}, {found['queries']} queries" + (
-        " a class" if ways else ""
-    )
+    sizes += f", {found['queries']} queries" + (" a class" if ways else "")
+    return f"{found['n']} {found['split']} tasks of seed {found['seed']}: {sizes}"
 
 
 def report(found: Mapping[str, Any]) -> str:
@@ -97,7 +96,8 @@ def report(found: Mapping[str, Any]) -> str:
     steps = found["inner_steps"]
     head = f"{metric} after {steps} inner step{'s' * (steps != 1)}" if steps else metric
     policy = f", BatchNorm {found['batch_norm']}" if found.get("batch_norm") else ""
-    lines.append(f"{head}: {score(metric, found['mean'], found['ci95'])}  (95 % interval, n={found['n']}{policy})")
+    ours = score(metric, found["mean"], found["ci95"])
+    lines.append(f"{head}: {ours}  (95 % interval, n={found['n']}{policy})")
     if metric != "accuracy" or found["diverged"]:
         diverged = f"; {found['diverged']} tasks diverged" if found["diverged"] else ""
         lines.append(f"median {score(metric, found['median'])}{diverged}")
@@ -115,6 +115,11 @@ def report(found: Mapping[str, Any]) -> str:
         rows = [[str(k["inner_steps"]), score(metric, k["mean"], k["ci95"])] for k in found["adaptation"]]
         lines += ["", table(rows, head=["inner steps", metric])]
     return "\n".join(lines)
+
+
+def announce(path: str, step: int, judging: Judging) -> None:
+    """Say on stderr what takes its time now."""
+    print(f"evaluating {path} (step {step}) on {judging['episodes']} tasks ...", file=sys.stderr, flush=True)
 
 
 def same_sizes(given: dict[str, int] | None, reference: Mapping[str, Any]) -> dict[str, int]:

@@ -176,7 +176,9 @@ def _value(name: str, kind: Takes, value: str | None, words: list[str]) -> Any:
     """The value of an option, taken from the words that follow where it needs one."""
     if kind == "nothing":
         if value is not None:
-            raise ConfigError(f"{shown(name)}={value}", expected=f"{shown(name)} alone", do="leave the value out")
+            raise ConfigError(
+                f"{shown(name)}={value}", expected=f"{shown(name)} alone", do="leave the value out"
+            )
         return True
     if value is not None:
         return value
@@ -184,5 +186,7 @@ def _value(name: str, kind: Takes, value: str | None, words: list[str]) -> Any:
     if kind == "maybe" and (follows is None or follows.lower() not in _BOOLS):
         return True
     if follows is None:
-        raise ConfigError(f"{shown(name)} without a value", expected=f"{shown(name)} VALUE", do="give one after it")
+        raise ConfigError(
+            f"{shown(name)} without a value", expected=f"{shown(name)} VALUE", do="give one after it"
+        )
     return words.pop(0)

@@ -58,6 +58,10 @@ class Display(ABC):
         (before, first), (now, last) = self._recent[0], self._recent[-1]
         return (last - first) * self.config.tasks_per_step / max(now - before, 1e-9)
 
+    @property
+    def facts(self) -> str:
+        return f"loss {self.loss:.4f}  {self.speed:.0f} tasks/s"
+
     def left(self, step: int) -> float:
         """Seconds to the last step, if it goes on as so far."""
         done = max(1, step - self._first)
@@ -94,7 +98,7 @@ class Lines(Display):
             return
         self._last = now
         width = len(str(self.config.steps))
-        text = f"step {progress.step:>{width}}/{self.config.steps}  loss {self.loss:.4f}  {self.speed:.0f} tasks/s"
+        text = f"step {progress.step:>{width}}/{self.config.steps}  {self.facts}"
         if progress.step < self.config.steps:
             text += f"  {duration(self.left(progress.step))} left"
         self._line("  ".join(part for part in (text, self.judged(progress)) if part))
@@ -109,7 +113,8 @@ class Bar(Display):
 
     def __init__(self, training: Training) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress as RichProgress, TextColumn
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
 
         super().__init__(training)
         self._console = Console()
@@ -120,7 +125,9 @@ class Bar(Display):
             console=self._console,
             expand=True,
         )
-        self._task = self._bar.add_task("", total=self.config.steps, completed=self._first, facts="first look ...")
+        self._task = self._bar.add_task(
+            "", total=self.config.steps, completed=self._first, facts="first look ..."
+        )
         self._latest = ""
 
     def __enter__(self) -> Self:
@@ -134,7 +141,7 @@ class Bar(Display):
         found = progress.validation
         if found is not None:
             self._latest = f"  val {score(found.metric, found.summary.mean, found.summary.ci95)}"
-        facts = f"{self.speed:.0f} tasks/s  loss {self.loss:.4f}{self._latest}  {duration(self.left(progress.step))} left"
+        facts = f"{self.facts}{self._latest}  {duration(self.left(progress.step))} left"
         self._bar.update(self._task, completed=progress.step, facts=facts)
 
     def _line(self, text: str) -> None:
@@ -149,5 +156,6 @@ def display(training: Training) -> Display:
 def _untrained(row: dict[str, Any]) -> str:
     metric = row["metric"]
     parts = [f"{metric} {score(metric, row['mean'], row['ci95'])}"]
-    parts += [f"{name.replace('_', ' ')} {score(metric, mean)}" for name, mean in row.get("baselines", {}).items()]
+    baselines = row.get("baselines", {}).items()
+    parts += [f"{name.replace('_', ' ')} {score(metric, mean)}" for name, mean in baselines]
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""The settings of `innerloop train`: which there are, and how recipe, file and options make one configuration."""
+"""The settings of `innerloop train`: which there are, and how recipe, file and options make one whole."""
 
 from __future__ import annotations
 
@@ -142,4 +142,5 @@ def _with_lists(kind: str, value: Any) -> Any:
 def _as_list(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return [part.strip() for part in value.strip().removeprefix("[").removesuffix("]").split(",") if part.strip()]
+    inside = value.strip().removeprefix("[").removesuffix("]")
+    return [part.strip() for part in inside.split(",") if part.strip()]

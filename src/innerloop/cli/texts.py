@@ -17,11 +17,14 @@ def score(metric: str, mean: float | None, ci95: float | None = None, *, signed:
         return "not finite"
     percent = metric == "accuracy"
     sign = "+" if signed else ""
-    value = f"{100 * mean:{sign}.1f}" if percent else f"{mean:{sign}.3f}" if abs(mean) < 1e5 else f"{mean:{sign}.2e}"
-    if ci95 is not None:
-        half = f"{100 * ci95:.1f}" if percent else f"{ci95:.3f}" if ci95 < 1e5 else f"{ci95:.2e}"
-        value += f" +- {half}"
-    return value + (" %" if percent else "")
+    parts = [_number(mean, percent, sign)] + ([] if ci95 is None else [_number(ci95, percent, "")])
+    return " +- ".join(parts) + (" %" if percent else "")
+
+
+def _number(value: float, percent: bool, sign: str) -> str:
+    if percent:
+        return f"{100 * value:{sign}.1f}"
+    return f"{value:{sign}.3f}" if abs(value) < 1e5 else f"{value:{sign}.2e}"
 
 
 def duration(seconds: float) -> str:

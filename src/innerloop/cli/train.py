@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from innerloop.cli import described, settings
 from innerloop.cli.described import KINDS, Argument
 from innerloop.cli.options import Option, Parsed, no_positionals, option_lines, parse
-from innerloop.core.errors import ConfigError
+from innerloop.core.errors import ConfigError, DataError, NonFiniteError
 
 if TYPE_CHECKING:
     from innerloop.training.experiment import RunConfig
@@ -28,7 +29,9 @@ def run(argv: list[str]) -> int:
     if parsed.flag("resume") and parsed.flag("overwrite"):
         raise ConfigError("--resume and --overwrite", expected="one of them", do="remove one")
     if parsed.flag("resume") and "out" not in parsed.options:
-        raise ConfigError("--resume without --out", expected="the run folder to go on with", do="add --out DIR")
+        raise ConfigError(
+            "--resume without --out", expected="the run folder to go on with", do="add --out DIR"
+        )
     values = settings.gather(parsed)
     from innerloop.training.folder import RunFolder
 
@@ -69,12 +72,16 @@ def _train(config: RunConfig, folder: RunFolder, existing: Any) -> int:
                 if interrupt.asked and progress.step < config.train.steps:
                     training.save()
                     break
-    finally:
-        draw(folder.path)
+    except NonFiniteError:
+        with suppress(DataError):  # what matters is what ended the training
+            draw(folder.path)
+        raise
     if training.state.step < config.train.steps:
         print(f"interrupted after step {training.state.step}, which is saved; to go on:")
-        print(f"  innerloop train --resume --out {shlex.quote(str(folder.path))}")
+        print(f"  innerloop train --resume --out {shlex.quote(str(folder.path))}", flush=True)
+        draw(folder.path)
         return INTERRUPTED
+    draw(folder.path)
     print(_closing(training, folder.path))
     return 0
 
@@ -117,7 +124,8 @@ def _free_folder(config: RunConfig) -> Path:
 def _help(parsed: Parsed) -> str:
     sections = {"configuration and output": [*settings.FILES, *settings.FLAGS]}
     sections["what is trained, on what"] = [
-        Option(kind, f"one of {', '.join(described.registry(kind))}", "NAME", _DEFAULTS.get(kind)) for kind in KINDS
+        Option(kind, f"one of {', '.join(described.registry(kind))}", "NAME", _DEFAULTS.get(kind))
+        for kind in KINDS
     ]
     outer = settings.outer_loop()
     sections["outer loop"] = [_option(name, argument) for name, argument in outer.items()]
@@ -127,10 +135,13 @@ def _help(parsed: Parsed) -> str:
             own = [_option(f"{kind}.{n}", a) for n, a in found.arguments.items() if n != "module"]
             sections[f"--{kind} {found.name} ({found.about})"] = own
     lines = ["usage: innerloop train --algorithm NAME --tasks NAME [--out DIR] [settings]", ""]
-    lines += ["Meta-trains a learner and writes a run folder: configuration, metrics, checkpoints, a picture."]
+    lines += ["Meta-trains a learner and writes a run folder: settings, metrics, checkpoints, a picture."]
     for title, options in sections.items():
         lines += ["", f"{title}:", option_lines(options)]
-    lines += ["", "'innerloop train --algorithm MAML --tasks Omniglot --help' also lists what these two take."]
+    lines += [
+        "",
+        "With --algorithm MAML, --tasks Omniglot or --model Conv4, --help also lists what these take.",
+    ]
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ def draw(path: str | os.PathLike[str]) -> Path | None:
     clean(axes)
     steps, means = [row["inner_steps"] for row in curve], [row["mean"] for row in curve]
     half = [row["ci95"] or 0.0 for row in curve]
-    axes.errorbar(steps, means, yerr=half, color=OURS, linewidth=1.6, marker="o", markersize=3.5, capsize=2, label="this run")
-    others = {n: b["mean"] for n, b in found["baselines"].items() if n != "no_adaptation" and b["mean"] is not None}
-    for index, (name, value) in enumerate(others.items()):
-        colour, dashes = BASELINES[index % len(BASELINES)]
-        axes.axhline(value, color=colour, linewidth=1.1, linestyle=dashes, label=name.replace("_", " "))
+    line = {"color": OURS, "linewidth": 1.6, "marker": "o", "markersize": 3.5}
+    axes.errorbar(steps, means, yerr=half, capsize=2, label="this run", **line)
+    for (name, beside), (colour, dashes) in zip(found["baselines"].items(), cycle(BASELINES), strict=False):
+        # Without adaptation is where the curve starts.
+        if name != "no_adaptation" and beside["mean"] is not None:
+            label = name.replace("_", " ")
+            axes.axhline(beside["mean"], color=colour, linewidth=1.1, linestyle=dashes, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if accuracy:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -43,7 +46,8 @@ def draw(path: str | os.PathLike[str]) -> Path | None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("inner steps", fontsize=9, color=INK)
-    axes.set_ylabel(f"{found['split']} {'accuracy' if accuracy else found['metric'].upper()}", fontsize=9, color=INK)
+    name = "accuracy" if accuracy else found["metric"].upper()
+    axes.set_ylabel(f"{found['split']} {name}", fontsize=9, color=INK)
     axes.set_title(sizes(read_config(source.parent)), loc="left", fontsize=10, color=INK, fontweight="bold")
     axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     return save(figure, source.with_suffix(".png"))

@@ -16,7 +16,12 @@ from innerloop.core.errors import DataError
 
 OURS, LOSS, INK, FAINT = "#1f5fa8", "#7a7f87", "#2b2f36", "#d9dce1"
 #: Colours of the baselines, in order; each also differs by its dashes, for those who see no colour.
-BASELINES = (("#b4541a", (0, (6, 2))), ("#2f7d4f", (0, (3, 2))), ("#7d4fa0", (0, (1, 1.5))), ("#8a6d1b", (0, (8, 2, 1, 2))))
+BASELINES = (
+    ("#b4541a", (0, (6, 2))),
+    ("#2f7d4f", (0, (3, 2))),
+    ("#7d4fa0", (0, (1, 1.5))),
+    ("#8a6d1b", (0, (8, 2, 1, 2))),
+)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -88,9 +93,9 @@ def save(figure: Figure, target: Path) -> Path:
 
 def sizes(config: dict[str, Any]) -> str:
     """A run in a line: `MAML on Omniglot, 5-way 1-shot`."""
-    parts = {kind: config.get(kind) if isinstance(config.get(kind), dict) else {} for kind in ("algorithm", "tasks")}
-    tasks: Any = parts["tasks"]
-    algorithm: Any = parts["algorithm"]
+    algorithm, tasks = (
+        c if isinstance(c := config.get(kind), dict) else {} for kind in ("algorithm", "tasks")
+    )
     text = f"{algorithm.get('name', '?')} on {tasks.get('name', '?')}"
-    counts = [f"{tasks[name]}-{word}" for name, word in (("ways", "way"), ("shots", "shot")) if tasks.get(name)]
+    counts = [f"{tasks[name]}-{name.removesuffix('s')}" for name in ("ways", "shots") if tasks.get(name)]
     return text + (f", {' '.join(counts)}" if counts else "")

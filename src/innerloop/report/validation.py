@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from innerloop.core.errors import ContractError
 from innerloop.report.style import BASELINES, INK, LOSS, OURS, clean, new_figure, save, sizes, spread
@@ -78,12 +78,6 @@ def _scores(axes: Axes, looks: list[dict[str, Any]]) -> None:
     half = [_or_nan(row["ci95"]) for row in looks]
     marker = "o" if len(steps) <= 30 else None
     clean(axes)
-    if not accuracy:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(_short))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: _short(value) if _leading(value) in (2, 5) else ""))
-    else:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     floor = 0.0 if accuracy else min((m for m in means if m > 0), default=1.0) / 10
     low = [max(floor, m - h) for m, h in zip(means, half, strict=True)]
     high = [m + h for m, h in zip(means, half, strict=True)]
@@ -95,7 +89,12 @@ def _scores(axes: Axes, looks: list[dict[str, Any]]) -> None:
     axes.set_ylabel("validation " + ("accuracy" if accuracy else metric.upper()), fontsize=9, color=INK)
     if accuracy:
         everything = [v for v in (*low, *high, *baselines.values()) if math.isfinite(v)]
-        axes.set_ylim(max(0.0, min(everything, default=0) - 0.04), min(1.0, max(everything, default=1) + 0.04))
+        axes.set_ylim(
+            max(0.0, min(everything, default=0) - 0.04), min(1.0, max(everything, default=1) + 0.04)
+        )
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    else:
+        _log_scale(axes)
     _mark_best(axes, steps, means, accuracy)
     _labels(axes, baselines, accuracy)
 
@@ -106,20 +105,9 @@ def _mark_best(axes: Axes, steps: list[int], means: list[float], accuracy: bool)
         return
     # The first of equals is the one whose checkpoint is kept.
     _, step, mean = max(known, key=lambda entry: (entry[0], -entry[1]))
-    axes.plot([step], [mean], marker="o", markersize=7, markerfacecolor="white", markeredgecolor=OURS, markeredgewidth=1.6)
-    late = step > steps[-1] / 2
-    axes.annotate(
-        f"best {_value(mean, accuracy)}, step {step}",
-        (step, mean),
-        xytext=(-6 if late else 6, -9 if accuracy else 9),
-        textcoords="offset points",
-        ha="right" if late else "left",
-        va="top" if accuracy else "bottom",
-        fontsize=8.5,
-        color=OURS,
-        fontweight="bold",
-        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
-    )
+    axes.plot([step], [mean], "o", markersize=7, mfc="white", mec=OURS, mew=1.6)
+    text = f"best: {_value(mean, accuracy)} at step {step}"
+    axes.set_title(text, loc="right", fontsize=9, color=OURS)
 
 
 def _labels(axes: Axes, baselines: dict[str, float], accuracy: bool) -> None:
@@ -127,11 +115,14 @@ def _labels(axes: Axes, baselines: dict[str, float], accuracy: bool) -> None:
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = [float(to_axes.transform((0.0, value))[1]) for value in baselines.values()]
     places = spread([min(1.0, max(0.0, h)) for h in heights], 0.1)
-    for (name, value), (colour, _), place in zip(baselines.items(), _cycle(len(baselines)), places, strict=True):
+    down = max(0.0, max(places, default=0.0) - 0.97)
+    for (name, value), (colour, _), place in zip(
+        baselines.items(), _cycle(len(baselines)), places, strict=True
+    ):
         text = f"{name.replace('_', ' ')}\n{_value(value, accuracy)}"
         axes.annotate(
             text,
-            (1.0, place),
+            (1.0, place - down),
             xycoords="axes fraction",
             xytext=(6, 0),
             textcoords="offset points",
@@ -151,9 +142,7 @@ def _losses(axes: Axes, rows: list[dict[str, Any]], *, log: bool) -> None:
     clean(axes)
     axes.plot(steps, losses, color=LOSS, linewidth=0.9)
     if log and min(losses) > 0:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(_short))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        _log_scale(axes, ticks=3)
     axes.set_ylabel("training loss", fontsize=8, color=INK)
 
 
@@ -169,8 +158,14 @@ def _short(value: float, _: object = None) -> str:
     return f"{value:g}"
 
 
-def _leading(value: float) -> int:
-    return round(value / 10 ** math.floor(math.log10(value))) if value > 0 else 0
+def _log_scale(axes: Axes, ticks: int = 6) -> None:
+    """A logarithmic axis with plain numbers, enough of them also where it spans less than a decade."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = LogLocator(subs=(1.0, 2.0, 5.0), numticks=2 * ticks)
+    axes.yaxis.set_major_locator(MaxNLocator(ticks) if high / low < 10 else decades)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
 
 
 def _number(value: Any) -> float | None:
