@@ -23,6 +23,8 @@ _TURN, _SHEAR, _STRETCH, _SIZE, _SHIFT = 0.26, 0.25, 1.15, 1.3, 5.0
 #: Thickness: a soft pen, then one of these levels of darkness becomes the edge (low: thick; high: thin).
 _PEN = ImageFilter.GaussianBlur(1.3)
 _LEVELS = np.linspace(16.0, 90.0, 14)
+#: Dark pixels that an image has at least, or else it is drawn with the thickest pen.
+_LEAST_INK = 25
 _TABLES = [np.clip((np.arange(256) - edge) * 4.0, 0, 255).astype(np.uint8).tolist() for edge in _LEVELS]
 
 
@@ -67,12 +69,13 @@ def jittered(character: str, masks: Masks) -> NDArray[np.uint8]:
     order = choose(task_keys(base, 1)[0], len(faces), len(faces))
     draws = uniform(task_keys(base, EXAMPLES), 8, -1.0, 1.0)
     levels = ((draws[:, 7] + 1.0) / 2.0 * len(_TABLES)).astype(int)
-    return np.stack(
-        [
-            _place(masks[faces[order[i % len(faces)]]], draws[i, :7], thickness=int(levels[i]))
-            for i in range(EXAMPLES)
-        ]
-    )
+    images = np.zeros((EXAMPLES, SIZE, SIZE), dtype=np.uint8)
+    for i in range(EXAMPLES):
+        mask = masks[faces[order[i % len(faces)]]]
+        images[i] = _place(mask, draws[i], thickness=int(levels[i]))
+        if np.count_nonzero(images[i] > 127) < _LEAST_INK:  # a hairline that a thin pen loses
+            images[i] = _place(mask, draws[i], thickness=0)
+    return images
 
 
 def _place(mask: Image.Image, draw: NDArray[np.float64], *, thickness: int) -> NDArray[np.uint8]:
