@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
@@ -16,7 +18,6 @@ TasksAxis: TypeAlias = Literal["auto", "vmap", "loop"] | int
 log = logging.getLogger("innerloop")
 
 _LOOPED: weakref.WeakSet[Any] = weakref.WeakSet()  # owners whose operators have no batching rule
-_SIGNS = ("vmap", "batching rule", "functorch", "BatchedTensor")
 
 
 def over_tasks(fn: Callable[..., Any], *trees: Any, axis: TasksAxis = "auto", owner: Any = None) -> Any:
@@ -91,15 +92,32 @@ def _vmap_or_loop(fn: Callable[..., Any], owner: Any) -> Callable[..., Any]:
     def lifted(*trees: Any) -> Any:
         try:
             return _vmap(fn)(*trees)
-        except RuntimeError as error:  # torch has no narrower class for a missing batching rule
-            if not any(sign in str(error) for sign in _SIGNS):
-                raise
-            log.warning("tasks run in a loop, since vmap cannot: %s", str(error).strip().splitlines()[0])
-            if owner is not None:
-                _LOOPED.add(owner)
-            return _one(fn)(*trees)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # torch has no narrower class, and not every message speaks of vmap
+            reason = _reason(error)
+        results = _one(fn)(*trees)  # raises in a shape that the user knows, where the fault is not of vmap
+        log.warning("tasks run in a loop, since vmap cannot: %s", reason)
+        if owner is not None:
+            _LOOPED.add(owner)
+        return results
 
     return lifted
+
+
+def _reason(error: RuntimeError) -> str:
+    """What stopped `vmap`, in words: the operator as its message names it, or as the source calls it."""
+    text = str(error).strip() or type(error).__name__
+    operator = re.search(r"aten::\w+(\.\w+)?", text)
+    if operator:
+        return f"{operator[0]} has no batching rule"
+    if ".item()" in text or "control flow" in text:
+        return "the model reads a value out of a tensor (.item(), or an `if` on a tensor)"
+    if "random operation" in text:
+        return "the model draws random numbers of its own"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name != "__torch_function__"]
+    call = re.search(r"(\w+)\(", frames[-1].line or "") if frames else None
+    return f"{call[1]}: {text.splitlines()[0]}" if call else text.splitlines()[0]
 
 
 def _map(fn: Callable[[Tensor], Any], tree: Any) -> Any:
