@@ -29,10 +29,10 @@ def key(seed: int, *path: int | str) -> int:
 
 
 def as_key(rng: Rng) -> int:
-    """A key from what a caller holds: an int is a key; a generator gives its next draw."""
+    """A key from what a caller holds: an int is a key (modulo 2^63); a generator gives its next draw."""
     if isinstance(rng, torch.Generator):
         return int(torch.randint(0, 2**62, (), generator=rng, device=rng.device))
-    return int(rng)
+    return int(rng) % 2**63
 
 
 def generator(seed: int, stream: str, step: int = 0, task: int = 0) -> torch.Generator:
@@ -48,7 +48,8 @@ def task_keys(base: int, num_tasks: int, first: int = 0) -> Keys:
 
 def fold(keys: Keys, stream: int) -> Keys:
     """Independent keys for stream number `stream` of each task."""
-    return _mix(keys + np.uint64(stream + 1) * _MIX2)
+    offset = np.uint64((stream + 1) * int(_MIX2) % 2**64)  # numpy warns where a scalar product wraps
+    return _mix(keys + offset)
 
 
 def bits(keys: Keys, n: int) -> NDArray[np.uint64]:
