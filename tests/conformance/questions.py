@@ -102,13 +102,15 @@ def gradient_is_shaped_like_meta(learner: Any, meta: Meta, episodes: Episode) ->
     assert all(not leaf.any() for leaf in tree.leaves(grads.get(STATISTICS, {}))), "statistics moved"
 
 
-def gradient_equals_finite_differences(learner: Any, meta: Meta, episodes: Episode) -> float:
+def gradient_equals_finite_differences(
+    learner: Any, meta: Meta, episodes: Episode, *, axis: TasksAxis = "vmap"
+) -> float:
     """Central differences of the mean query loss, along directions and in single coordinates.
 
     Returns:
         The largest deviation, relative to the norm of the gradient.
     """
-    grads, _ = estimate(learner, meta, episodes)
+    grads, _ = estimate(learner, meta, episodes, axis=axis)
     directions = [*_directions(grads, meta), *_coordinates(grads)]
     norm = float(torch.cat([g.flatten() for g in tree.leaves(learned(grads))]).norm())
     worst = 0.0
