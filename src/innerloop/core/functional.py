@@ -85,7 +85,8 @@ class _Dropout(nn.Module):
         if not mode().training or self.probability == 0.0 or key is None:
             return x
         shape = (*x.shape[:2], *(1,) * (x.ndim - 2)) if self.whole_channels else tuple(x.shape)
-        kept = keyed_uniform(fold_key(key, now.layer), shape) >= self.probability
+        # Steps have the streams 0, 1, ... of the same key, so layers count the other way.
+        kept = keyed_uniform(fold_key(key, -now.layer), shape) >= self.probability
         return x * kept / (1.0 - self.probability)
 
 
@@ -214,15 +215,25 @@ def inner_gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
     return torch.func.grad(loss)(params)
 
 
-def _without_state(module: nn.Module, prefix: str = "") -> nn.Module:
+def _without_state(
+    module: nn.Module, prefix: str = "", done: dict[nn.Module, nn.Module] | None = None
+) -> nn.Module:
+    """The module with its BatchNorm and Dropout layers replaced; a layer in two places stays one layer."""
+    done = {} if done is None else done
     whole = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+    if module in done:
+        return done[module]
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return _BatchNorm(module, prefix)
-    if isinstance(module, (nn.Dropout, *whole)):
-        return _Dropout(module.p, isinstance(module, whole))
-    for name, child in module.named_children():
-        setattr(module, name, _without_state(child, f"{prefix}.{name}" if prefix else name))
-    return module
+        done[module] = _BatchNorm(module, prefix)
+    elif isinstance(module, (nn.Dropout, *whole)):
+        done[module] = _Dropout(module.p, isinstance(module, whole))
+    else:
+        done[module] = module
+        for name, child in module._modules.items():  # named_children() leaves out a second place
+            if child is not None:
+                path = f"{prefix}.{name}" if prefix else name
+                setattr(module, name, _without_state(child, path, done))
+    return done[module]
 
 
 def _all_but_channel(x: Tensor) -> list[int]:
