@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -47,3 +48,8 @@ def fresh_parameters(module: nn.Module, rng: torch.Generator) -> dict[str, Tenso
 def first_draw() -> torch.Generator:
     """The generator that a newly made model draws its weights from."""
     return torch.Generator().manual_seed(0)
+
+
+def global_rng_untouched() -> AbstractContextManager[None]:
+    """While torch makes layers, which it draws from its global generator before `draw` does so again."""
+    return torch.random.fork_rng(devices=[])

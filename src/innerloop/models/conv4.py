@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from innerloop.core.errors import ConfigError, check_count, check_range
 from innerloop.core.types import TaskSpec
-from innerloop.models.base import Model, first_draw
+from innerloop.models.base import Model, first_draw, global_rng_untouched
 
 
 class Conv4(Model):
@@ -55,13 +55,14 @@ class Conv4(Model):
                 )
         self.ways, self.channels, self.size, self.width = ways, channels, size, width
         self.pooling, self.norm, self.dropout = pooling, norm, dropout
-        blocks = []
-        for index in range(4):
-            blocks.append(self._block(channels if index == 0 else width))
-            size = (size + 1) // 2 if pooling == "stride" else size // 2
-        self.body = nn.Sequential(*blocks)
-        features = width if pooling == "stride" else width * size * size
-        self.head = nn.Identity() if ways is None else nn.Linear(features, ways)
+        with global_rng_untouched():
+            blocks = []
+            for index in range(4):
+                blocks.append(self._block(channels if index == 0 else width))
+                size = (size + 1) // 2 if pooling == "stride" else size // 2
+            self.body = nn.Sequential(*blocks)
+            features = width if pooling == "stride" else width * size * size
+            self.head = nn.Identity() if ways is None else nn.Linear(features, ways)
         self.draw(first_draw())
 
     @classmethod

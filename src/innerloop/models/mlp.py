@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from innerloop.core.errors import check_count, check_range
 from innerloop.core.types import TaskSpec
-from innerloop.models.base import Model, first_draw
+from innerloop.models.base import Model, first_draw, global_rng_untouched
 
 
 class MLP(Model):
@@ -40,17 +40,18 @@ class MLP(Model):
             check_count(name, value, low=1)
         self.inputs, self.outputs, self.hidden = inputs, outputs, tuple(hidden)
         self.batch_norm, self.dropout = batch_norm, dropout
-        layers: list[nn.Module] = [nn.Flatten()]
-        before = inputs
-        for width in self.hidden:
-            check_count("hidden", width, low=1)
-            layers.append(nn.Linear(before, width))
-            layers += [nn.BatchNorm1d(width)] if batch_norm else []
-            layers.append(nn.ReLU())
-            layers += [nn.Dropout(dropout)] if dropout else []
-            before = width
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Identity() if outputs is None else nn.Linear(before, outputs)
+        with global_rng_untouched():
+            layers: list[nn.Module] = [nn.Flatten()]
+            before = inputs
+            for width in self.hidden:
+                check_count("hidden", width, low=1)
+                layers.append(nn.Linear(before, width))
+                layers += [nn.BatchNorm1d(width)] if batch_norm else []
+                layers.append(nn.ReLU())
+                layers += [nn.Dropout(dropout)] if dropout else []
+                before = width
+            self.body = nn.Sequential(*layers)
+            self.head = nn.Identity() if outputs is None else nn.Linear(before, outputs)
         self.draw(first_draw())
 
     @classmethod
