@@ -98,9 +98,14 @@ def report(found: Mapping[str, Any]) -> str:
     policy = f", BatchNorm {found['batch_norm']}" if found.get("batch_norm") else ""
     ours = score(metric, found["mean"], found["ci95"])
     lines.append(f"{head}: {ours}  (95 % interval, n={found['n']}{policy})")
+    facts = []
     if metric != "accuracy" or found["diverged"]:
-        diverged = f"; {found['diverged']} tasks diverged" if found["diverged"] else ""
-        lines.append(f"median {score(metric, found['median'])}{diverged}")
+        facts.append(f"median {score(metric, found['median'])}")
+    if found["diverged"]:
+        facts.append(f"{found['diverged']} of {found['n']} tasks diverged")
+    if found.get("harmed"):
+        facts.append(f"{found['harmed']} of {found['n']} tasks are worse after adaptation than before")
+    lines += ["; ".join(facts)] if facts else []
     if found["baselines"]:
         rows = [
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -66,6 +67,17 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _mute_stdout()
         return CLOSED_PIPE
+    except OSError as error:
+        # A disk that is full or may not be written to; a command that knows more has said it already.
+        if error.filename is None:
+            _mute_stdout()
+        told = DataError(
+            f"{error.filename or 'standard output'}: {error.strerror or error}",
+            expected="files that can be read and written",
+            do="free space, or check the path and its permissions",
+        )
+        _say(message(told))
+        return BAD_INPUT
 
 
 def message(error: InnerloopError) -> str:
@@ -113,8 +125,9 @@ def _say(text: str) -> None:
 
 
 def _mute_stdout() -> None:
-    """Point stdout at nothing, or the interpreter complains of the closed pipe once more when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Point stdout at nothing, or the interpreter complains of it once more when it exits."""
+    with contextlib.suppress(OSError, ValueError):  # a stdout that is no file needs nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _ToStderr(logging.Handler):

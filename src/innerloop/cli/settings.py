@@ -8,7 +8,7 @@ from typing import Any
 from innerloop.cli import described, recipes
 from innerloop.cli.described import KINDS, Argument
 from innerloop.cli.options import Option, Parsed, Takes, nested, unknown_option
-from innerloop.core.errors import ConfigError
+from innerloop.core.errors import ConfigError, unknown
 
 FLAGS = (
     Option("resume", "go on with the run in --out, exactly; alone, with the configuration stored there"),
@@ -74,6 +74,10 @@ def gather(parsed: Parsed) -> dict[str, Any]:
     if config is not None:
         values = merged(values, _from_file(config))
     values = merged(values, nested(given, _NAMED))
+    known = [*KINDS, *dict.fromkeys(name.partition(".")[0] for name in outer_loop())]
+    for name in values:
+        if name not in known:
+            raise unknown("setting", str(name), known)
     return {name: _with_lists(name, value) for name, value in values.items()}
 
 
