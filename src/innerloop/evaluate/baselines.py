@@ -53,6 +53,7 @@ def support_mean(episode: Episode) -> Tensor:
 def untrained_centroid(ways: int, module: nn.Module, params: dict[str, Tensor]) -> Baseline:
     """The nearest class mean in the features of the network before meta-training."""
     net = FunctionalModule(module, "support")
+    net.to(next(iter(params.values())).device)
 
     def outputs(episode: Episode) -> Tensor:
         rows = episode.support.x.shape[0]

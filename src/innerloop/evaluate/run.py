@@ -142,9 +142,11 @@ def evaluate(
     steps = learner.test_inner_steps if inner_steps is None else inner_steps
     check_range("inner_steps", steps, low=0)
     spec = tasks.spec
+    device = tree.leaves(meta)[0].device
     rivals: Mapping[str, Baseline] = {}
     if untrained is not None:
-        rivals = baselines_for(spec, learner.module, untrained["params"])
+        params = {name: leaf.to(device) for name, leaf in untrained["params"].items()}
+        rivals = baselines_for(spec, learner.module, params)
 
     def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with running_in(training=False, first_order=True, key=key):
@@ -158,7 +160,6 @@ def evaluate(
     scores: list[list[float]] = []
     baselines: dict[str, list[float]] = {name: [] for name in rivals}
     at = _judged(steps) if curve else sorted({0, steps} if rivals else {steps})
-    device = tree.leaves(meta)[0].device
     for block, keys in chosen.blocks(tasks):
         moved = _to(block, device)
         with torch.no_grad(), running_in(ways=count_ways(block.support.y)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from innerloop import gradients
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
-from innerloop.core.errors import NonFiniteError
+from innerloop.core.errors import DataError, NonFiniteError
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta
 from innerloop.evaluate.protocol import FixedEpisodes
@@ -21,8 +22,10 @@ from innerloop.tasks.base import TaskSource
 from innerloop.training.config import TrainConfig
 from innerloop.training.events import EventFiles
 from innerloop.training.folder import RunFolder
-from innerloop.training.state import new_state
+from innerloop.training.state import new_state, stored_meta
 from innerloop.training.step import outer_step
+
+log = logging.getLogger("innerloop")
 
 KEEP = 2  # numbered checkpoints: the newest, and the one before it should that be damaged
 
@@ -63,28 +66,37 @@ class Training:
         self.events = EventFiles(folder, config.log)
 
     def resume(self) -> None:
-        """Go on from the newest undamaged checkpoint of the folder, exactly."""
-        found = self.folder.newest_checkpoint() if self.folder else None
-        if self.folder and found:
-            tensors, values = found
-            self.state.restore(tensors, values)
-            self.seconds = values["seconds"]
-            if self.state.best is not None:
-                best, _ = self.folder.load_checkpoint("best")
-                self.best_meta = tree.unflatten(
-                    {
-                        path.removeprefix("meta/"): leaf
-                        for path, leaf in best.items()
-                        if path.startswith("meta/")
-                    }
-                )
-            self.folder.rewind_metrics(self.state.step)
+        """Go on from the newest undamaged checkpoint of the folder, exactly; from the start without one."""
+        if self.folder is None:
+            return
+        found = self.folder.newest_checkpoint()
+        if found is None:
+            self.folder.rewind_metrics(-1)
+            return
+        tensors, values = found
+        self.state.restore(tensors, values)
+        self.seconds = values["seconds"]
+        self._restore_best()
+        self.folder.rewind_metrics(self.state.step)
+
+    def _restore_best(self) -> None:
+        """Take over the best meta-parameters; if a cut has damaged them, validation finds new ones."""
+        if self.folder is None or self.state.best is None:
+            return
+        try:
+            best, _ = self.folder.load_checkpoint("best")
+        except DataError as error:
+            log.warning("%s; the best step is sought anew from here", error.got)
+            self.state.best = None
+            return
+        stored = {path: leaf.to(self.config.device) for path, leaf in stored_meta(best).items()}
+        self.best_meta = tree.unflatten(stored)
 
     def __iter__(self) -> Iterator[Progress]:
         config, state = self.config, self.state
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        if state.step == 0:
+        if state.step == 0 and state.best is None:
             self._validate()
             self.save()
         while state.step < config.steps:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -16,14 +18,15 @@ from innerloop.core.errors import ConfigError, ContractError, DataError
 from innerloop.core.functional import BatchNormPolicy, FunctionalModule
 from innerloop.core.learner import STATISTICS
 from innerloop.core.rng import generator
-from innerloop.core.types import Meta, Split
+from innerloop.core.types import Meta, Split, TaskSpec
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
 from innerloop.tasks.base import TaskSource
 from innerloop.training.adapted import Adapted, Examples
-from innerloop.training.experiment import RunConfig, describe
+from innerloop.training.experiment import RunConfig, build_learner, build_model, describe
 from innerloop.training.folder import CONFIG, RunFolder, told_as_data_error
 from innerloop.training.loop import Training
+from innerloop.training.state import check_leaves, stored_meta
 
 _ADAPTED = "adapted.safetensors"
 
@@ -99,10 +102,11 @@ class Run:
         """Write an adapted model to a folder that `load_adapted` reads."""
         target = Path(path)
         tensors, classes = adapted.values()
+        spec = json.dumps(dataclasses.asdict(self.tasks.spec))  # so that loading needs no data
         with told_as_data_error(target):
             target.mkdir(parents=True, exist_ok=True)
             (target / CONFIG).write_text(self.config.to_yaml(), encoding="utf-8")
-            save_file(tensors, str(target / _ADAPTED), metadata={"classes": classes})
+            save_file(tensors, str(target / _ADAPTED), metadata={"classes": classes, "spec": spec})
 
 
 def load(
@@ -146,16 +150,19 @@ def load_adapted(path: str | os.PathLike[str], *, module: nn.Module | None = Non
     from safetensors import safe_open
 
     with safe_open(str(file), "pt") as opened:
-        classes = opened.metadata()["classes"]
-    config = RunConfig.from_yaml(Path(path) / CONFIG)
-    learner, _ = config.build(module=module)
-    return Adapted.from_values(learner, load_file(str(file)), classes)
+        stored = opened.metadata()
+    config, values = RunConfig.from_yaml(Path(path) / CONFIG), json.loads(stored["spec"])
+    spec = TaskSpec(**values | {"input_shape": tuple(values["input_shape"])})
+    module = module or build_model(config.model, config.algorithm, spec)
+    learner = build_learner(config.algorithm, module, spec)
+    return Adapted.from_values(learner, load_file(str(file)), stored["classes"])
 
 
 def with_batch_norm(learner: ModuleLearner, policy: BatchNormPolicy, meta: Meta) -> ModuleLearner:
     """The same learner under another BatchNorm policy."""
     other = copy.copy(learner)
     other.batch_norm, other.net = policy, FunctionalModule(learner.module, policy)
+    other.to(tree.leaves(meta)[0].device)
     if policy == "running" and other.net.has_batch_norm and STATISTICS not in meta:
         raise ConfigError(
             f"batch_norm = 'running' for a run trained with {learner.batch_norm!r}",
@@ -167,15 +174,7 @@ def with_batch_norm(learner: ModuleLearner, policy: BatchNormPolicy, meta: Meta)
 
 def _fitting(learner: ModuleLearner, config: RunConfig, tensors: dict[str, Any], folder: RunFolder) -> Meta:
     """The checkpoint's `meta`, if it is of this model."""
-    stored = {p.removeprefix("meta/"): t for p, t in tensors.items() if p.startswith("meta/")}
-    expected = tree.flatten(learner.init(generator(config.train.seed, "init")))
-    for path in sorted(expected.keys() | stored.keys()):
-        a, b = (tuple(found[path].shape) if path in found else "nothing" for found in (stored, expected))
-        if a != b:
-            raise ContractError(
-                f"checkpoint in {folder.path} with {a} at {path}",
-                expected=f"{b}, as {type(learner.module).__name__} has it",
-                do="load it with the model it was trained with",
-            )
+    stored, meta = stored_meta(tensors), learner.init(generator(config.train.seed, "init"))
+    check_leaves(stored, meta, f"checkpoint in {folder.path}")
     device = config.train.device
-    return tree.unflatten({path: stored[path].to(device) for path in expected})
+    return tree.unflatten({path: stored[path].to(device) for path in tree.flatten(meta)})

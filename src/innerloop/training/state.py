@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from innerloop.core import tree
+from innerloop.core.errors import ContractError
 from innerloop.core.types import Meta
 from innerloop.gradients.base import learned
 from innerloop.training.config import OptimizerConfig
@@ -51,7 +52,12 @@ class TrainState:
         }
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take over what `tensors` and `values` of an equally configured run hold, in place."""
+        """Take over what `tensors` and `values` of an equally configured run hold, in place.
+
+        Raises:
+            ContractError: they are of another model; nothing was taken over.
+        """
+        check_leaves(stored_meta(tensors), self.meta, "checkpoint")
         for path, leaf in tree.flatten(self.meta).items():
             leaf.detach().copy_(tensors[f"meta/{path}"])
         state = self.optimizer.state_dict()
@@ -64,6 +70,24 @@ class TrainState:
         self.step, self.window = values["step"], values["window"]
         self.failed_tasks = values["failed_tasks"]
         self.best = None if values["best"] is None else tuple(values["best"])
+
+
+def stored_meta(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The leaves of `meta` by path, out of a checkpoint's tensors."""
+    return {path.removeprefix("meta/"): leaf for path, leaf in tensors.items() if path.startswith("meta/")}
+
+
+def check_leaves(stored: dict[str, Tensor], meta: Meta, what: str) -> None:
+    """Raise `ContractError` unless stored leaves have the paths and shapes of `meta`."""
+    expected = tree.flatten(meta)
+    for path in sorted(expected.keys() | stored.keys()):
+        a, b = (tuple(found[path].shape) if path in found else "nothing" for found in (stored, expected))
+        if a != b:
+            raise ContractError(
+                f"{what} with {a} at {path}",
+                expected=f"{b}, as the model has it",
+                do="use it with the model it was trained with",
+            )
 
 
 def new_state(meta: Meta, config: OptimizerConfig, device: torch.device | str) -> TrainState:
