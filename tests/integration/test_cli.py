@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from innerloop.cli import progress
 from innerloop.cli.main import main
 from innerloop.training.run import load, load_adapted
 
@@ -93,6 +94,15 @@ def test_training_tells_baselines_scores_and_where_everything_is(said: Said, tmp
     assert lines[-1] == f"next        innerloop evaluate {tmp_path}/a"
     named = [Path(re.split(r" {2,}", line)[1].split(" (")[0]) for line in lines[-4:-1]]
     assert all(path.exists() for path in named)
+
+
+def test_on_a_terminal_a_bar_tells_the_same(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "Lines", progress.Bar)
+    text = said(f"train {SINUSOID} --out {tmp_path}/a")
+    assert re.search(r"before training: mse .* nearest\s+neighbour", text)
+    assert re.search(r"step 6/6 .*loss \d", text)
 
 
 def test_without_out_the_next_free_folder_is_taken(said: Said, place: Path) -> None:
@@ -252,6 +262,7 @@ def test_adapt_labels_images_with_probabilities(said: Said, drawings: Path) -> N
     line = f"adapt runs/proto --support {drawings}/support --query {drawings}/query"
     found = json.loads(said(f"{line} --json"))
     assert found["classes"] == ["flat", "steep"]
+    assert (found["inner_steps"], found["batch_norm"], found["transductive"]) == (0, "running", False)
     assert [Path(p["file"]).stem for p in found["predictions"]] == ["flat", "steep"]
     for prediction in found["predictions"]:
         assert sum(prediction["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)

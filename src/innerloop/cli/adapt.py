@@ -67,10 +67,12 @@ def run(argv: list[str]) -> int:
         loaded.save_adapted(adapted, save)
     found = _predictions(queries, [str(name) for name in adapted.classes or []], chances)
     if parsed.flag("json"):
-        print(json.dumps({"classes": list(classes), "support": len(labels), "predictions": found}))
+        print(json.dumps(_facts(loaded, steps) | {"classes": list(classes), "predictions": found}))
         return 0
     rows = [[p["file"], p["label"], f"{p['probability']:.3f}"] for p in found]
     print(table(rows, head=["image", "label", "probability"]))
+    if loaded.learner.transductive:
+        print("\nBatchNorm is transductive in this run: a label may depend on the other query images")
     if save is not None:
         print(f"\nadapted model {save}")
     return 0
@@ -149,6 +151,17 @@ def _predictions(files: list[Path], classes: list[str], chances: torch.Tensor) -
         said = {"label": classes[best], "probability": round(row[best], 6)}
         result.append({"file": str(file)} | said | {"probabilities": every})
     return result
+
+
+def _facts(run: Run, steps: int | None) -> dict[str, Any]:
+    """What else a prediction depends on."""
+    learner = run.learner
+    return {
+        "checkpoint_step": run.step,
+        "inner_steps": learner.test_inner_steps if steps is None else steps,
+        "batch_norm": learner.batch_norm if learner.net.has_batch_norm else None,
+        "transductive": learner.transductive,
+    }
 
 
 def _invert(value: str) -> str:

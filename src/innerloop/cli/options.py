@@ -94,10 +94,13 @@ def simple(argv: Sequence[str], options: Iterable[Option], command: str) -> Pars
 def unknown_option(name: str, known: Iterable[str], command: str) -> ConfigError:
     """The error for an option that a command has not; `inner_lr` is near to `algorithm.inner_lr`."""
     known = sorted(known)
-    inside = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
-    near = nearest(name, known)
-    if inside and (near is None or "." not in name):
-        near = inside[0]
+    group, _, last = name.rpartition(".")
+    inside = [k for k in known if k.rpartition(".")[2] == last]
+    in_group = {k.rpartition(".")[2]: k for k in known if group and k.rpartition(".")[0] == group}
+    if in_group:
+        near = in_group.get(nearest(last, in_group) or "")
+    else:
+        near = inside[0] if inside else nearest(name, known)
     return ConfigError(
         f"option {shown(name)}",
         expected=f"an option of 'innerloop {command}'",

@@ -42,7 +42,7 @@ def takes(name: str) -> Takes:
     """How the option `name` of `innerloop train` takes its value; raises for an unknown name."""
     if any(name == flag.name for flag in FLAGS):
         return "nothing"
-    if name in _NAMED or any(name == option.name for option in FILES):
+    if name.removesuffix(".name") in _NAMED or any(name == option.name for option in FILES):
         return "value"
     known = outer_loop() | _component_settings()
     if name not in known:

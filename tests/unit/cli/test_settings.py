@@ -85,12 +85,25 @@ def test_a_list_is_written_with_commas(text: str) -> None:
         ("--optimiser Adam", "--optimizer"),
         ("--optimizer.lrr 1", "--optimizer.lr"),
         ("--rezume", "--resume"),
+        ("--algoritm.inner_lr 1", "--algorithm.inner_lr"),
+        ("--model.pool max", "--model.pooling"),
     ],
 )
 def test_an_unknown_setting_has_a_nearest_name(line: str, near: str) -> None:
     with pytest.raises(ConfigError) as caught:
         gathered(line)
     assert caught.value.do == f"did you mean {near}?"
+
+
+def test_a_setting_like_none_is_sent_to_the_help() -> None:
+    with pytest.raises(ConfigError, match="see 'innerloop train --help'"):
+        gathered("--tasks.qqqq 1")
+
+
+def test_a_name_may_be_written_as_in_the_file() -> None:
+    assert gathered("--tasks.name Sinusoid --optimizer.name SGD") == gathered(
+        "--tasks Sinusoid --optimizer SGD"
+    )
 
 
 def test_tasks_that_need_arrays_are_for_python() -> None:
