@@ -49,19 +49,18 @@ class Adapted:
         support = Batch(inputs.to(device), targets.to(device))
         try:
             with torch.no_grad(), running_in(ways=count_ways(targets), first_order=True):
-                fast = adapt(learner, meta, support, steps)
-                width = learner.predict(meta, fast, support.x[:1]).shape[-1]
+                width = learner.predict(meta, learner.begin(meta, support), support.x[:1]).shape[-1]
+                if classes is None or len(classes) <= width:
+                    return cls(learner, meta, adapt(learner, meta, support, steps), classes)
         except (RuntimeError, ValueError, IndexError) as error:
             raise DataError(
                 f"support of shape {tuple(inputs.shape)}: {str(error).strip().splitlines()[0][:120]}",
                 expected="inputs like those of the training tasks",
                 do="reshape them",
             ) from error
-        if classes is not None and len(classes) > width:
-            raise DataError(
-                f"{len(classes)} classes", expected=f"at most {width}, as in training", do="use fewer classes"
-            )
-        return cls(learner, meta, fast, classes)
+        raise DataError(
+            f"{len(classes)} classes", expected=f"at most {width}, as in training", do="use fewer classes"
+        )
 
     def predict(self, x: Examples) -> Any:
         """Labels [Q] as the user gave them, or targets [Q, F] as a tensor (regression)."""

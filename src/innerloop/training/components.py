@@ -52,7 +52,7 @@ def converted(annotation: Any, value: Plain, name: str) -> Any:
         and type(None) in typing.get_args(annotation)
     ):
         return None
-    if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
+    if isinstance(value, bool) and not {bool, Any} & {annotation, *typing.get_args(annotation)}:
         raise _wrong_type(annotation, value, name)
     try:
         return TypeAdapter(annotation).validate_python(value)
