@@ -195,9 +195,9 @@ def calls_leave_no_trace(learner: Any, meta: Meta, episodes: Episode) -> None:
     }
     before = tree.map(torch.clone, arguments)
     versions = [leaf._version for leaf in tree.leaves(arguments)]
-    first = estimate(learner, meta, episodes)
+    first = estimate(learner, meta, episodes, axis="loop")
     outputs = predictions(learner, meta, take(episodes, 0))
-    second = estimate(learner, meta, episodes)
+    second = estimate(learner, meta, episodes, axis="loop")
     assert all(map(torch.equal, tree.leaves(before), tree.leaves(arguments))), "an argument was changed"
     assert versions == [leaf._version for leaf in tree.leaves(arguments)], "an argument was written to"
     assert all(map(torch.equal, tree.leaves(first[0]), tree.leaves(second[0]))), "another gradient"

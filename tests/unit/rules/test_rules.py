@@ -43,20 +43,27 @@ def follows(rule: Any, make: Callable[[list[Tensor]], torch.optim.Optimizer], st
     return worst
 
 
-def meta_gradient_through(rule: Any) -> Tensor:
-    """The derivative of a two-step inner loop in which one unit is dead: its gradient is exactly zero."""
-    theta = torch.tensor([1.0, -1.0], dtype=torch.float64, requires_grad=True)
-    params, state = {"w": theta}, rule.init({"w": theta})
+def meta_gradient_through(rule: Any) -> dict[str, Tensor]:
+    """The derivative of a two-step inner loop of units v relu(u), the second of which is dead.
+
+    The gradient of its v is a product with exactly zero: a NaN that arises there reaches all others.
+    """
+    start = {"u": [1.0, -1.0], "v": [1.0, 0.5]}
+    theta = {n: torch.tensor(t, dtype=torch.float64, requires_grad=True) for n, t in start.items()}
+    params, state = dict(theta), rule.init(theta)
     for _ in range(2):
-        grads = torch.autograd.grad((params["w"].relu() - 3.0).square().sum(), params["w"], create_graph=True)
-        params, state = rule.step({"w": grads[0]}, state, params)
-    return torch.autograd.grad((params["w"] - 2.0).square().sum(), theta)[0]
+        loss = ((params["v"] * params["u"].relu()).sum() - 3.0).square()
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        params, state = rule.step(dict(zip(params, grads, strict=True)), state, params)
+    outer = torch.stack([(p - 2.0).square().sum() for p in params.values()]).sum()
+    return dict(zip(theta, torch.autograd.grad(outer, list(theta.values())), strict=True))
 
 
 def stays_finite_at_a_dead_unit(rule: Any) -> None:
     found = meta_gradient_through(rule)
-    assert bool(torch.isfinite(found).all()), f"meta-gradient {found.tolist()}"
-    assert float(found[1]) == pytest.approx(-6.0)  # nothing moved it: d (w - 2)^2 / dw at w = -1
+    assert all(bool(torch.isfinite(g).all()) for g in found.values()), f"meta-gradient {found}"
+    # Nothing moved the dead unit: the derivatives of (u - 2)^2 at -1 and of (v - 2)^2 at 0.5.
+    assert (float(found["u"][1]), float(found["v"][1])) == pytest.approx((-6.0, -3.0))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -71,11 +71,12 @@ class Outcome:
         return cls(tensors, training.state.values(), best, rows)
 
 
-def run_to(training: Training, step: int) -> Training:
-    """Train up to a step and save, as an interrupt does."""
+def run_to(training: Training, step: int, *, killed: bool = False) -> Training:
+    """Train up to a step and save, as an interrupt does; or do not, as a kill."""
     for progress in training:
         if progress.step >= step:
-            training.save()
+            if not killed:
+                training.save()
             break
     return training
 
@@ -97,11 +98,13 @@ def same_outcome(a: Outcome, b: Outcome) -> None:
     assert json.dumps(a.metrics) == json.dumps(b.metrics), "other metrics"
 
 
-def resumes_bitwise(setup: Setup, folder: Path, stops: tuple[int, ...] = (3,)) -> None:
+def resumes_bitwise(
+    setup: Setup, folder: Path, stops: tuple[int, ...] = (3,), *, killed: bool = False
+) -> None:
     """k steps, stop, and the rest equal all steps at once."""
     whole = finish(setup.start(folder / "whole"))
     assert setup.config.steps == STEPS
-    run_to(setup.start(folder / "parts"), stops[0])
+    run_to(setup.start(folder / "parts"), stops[0], killed=killed)
     for stop in stops[1:]:
-        run_to(setup.start(folder / "parts", "resume"), stop)
+        run_to(setup.start(folder / "parts", "resume"), stop, killed=killed)
     same_outcome(whole, finish(setup.start(folder / "parts", "resume")))

@@ -65,6 +65,13 @@ def test_resume_is_bitwise_wherever_it_stops(stops: tuple[int, ...], tmp_path: P
     resumes_bitwise(Setup(), tmp_path, stops)
 
 
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_resume_is_bitwise_after_a_kill(stop: int, tmp_path: Path) -> None:
+    resumes_bitwise(
+        Setup(config=small_config(checkpoint_every=4, log_every=1)), tmp_path, (stop,), killed=True
+    )
+
+
 def test_a_run_does_not_depend_on_being_written(tmp_path: Path) -> None:
     from innerloop.training.fit import start
 
