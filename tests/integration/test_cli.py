@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -289,7 +290,8 @@ def test_ink_is_turned_as_in_training(said: Said, place: Path, source: str, turn
     from innerloop.cli.adapt import Reader
 
     run = load("runs/proto")
-    run.tasks.invert = source == "invert"
+    own = dict(run.config.tasks) | {"invert": source == "invert"}
+    run.config = dataclasses.replace(run.config, tasks=own)
     image = place / "images/character0/0.png"
     assert bool(Reader(run, "auto").all([image]).mean() < 0.5) == turned
     assert bool(Reader(run, "no").all([image]).mean() < 0.5) is False
@@ -300,7 +302,8 @@ def test_ink_on_paper_is_known_by_its_border(place: Path, tmp_path: Path) -> Non
     from innerloop.cli.adapt import Reader
 
     run = load("runs/proto")
-    del run.tasks.invert  # as a source of characters: ink is 1, whatever the file
+    own = {name: value for name, value in run.config.tasks.items() if name != "invert"}
+    run.config = dataclasses.replace(run.config, tasks=own)  # a source of characters: ink is 1
     draw_character(0, 0).save(tmp_path / "dark.png")
     draw_character(0, 0, paper=0, ink=255).save(tmp_path / "light.png")
     one, other = Reader(run, "auto").all([tmp_path / "dark.png", tmp_path / "light.png"])

@@ -130,7 +130,7 @@ VALUES = [
     ("--algorithm.inner_lr fast", "algorithm.inner_lr = 'fast'"),
     ("--algorithm.inner_steps -1", "inner_steps = -1"),
     ("--algorithm.batch_norm off", "algorithm.batch_norm = 'off'"),
-    ("--algorithm.loss cross_entropy", "loss = 'cross_entropy'"),
+    ("--algorithm.loss cross_entropy", "loss 'cross_entropy'"),
     ("--tasks.shots 0", "shots = 0"),
     ("--tasks.ways 2", "tasks.ways of Sinusoid"),
     ("--model.hidden 4,x", "model.hidden = ['4', 'x']"),

@@ -88,16 +88,16 @@ class Reader:
     """
 
     def __init__(self, run: Run, invert: str) -> None:
-        shape = run.tasks.spec.input_shape
+        shape = run.spec.input_shape
         if len(shape) != 3 or shape[1] != shape[2] or shape[0] not in (1, 3):
             raise ConfigError(
-                f"a run on {type(run.tasks).__name__}, whose inputs have shape {shape}",
+                f"a run on {run.config.tasks['name']}, whose inputs have shape {shape}",
                 expected="a run on square images, grey or in colour",
                 do="adapt it in Python: il.load(path).adapt(x, y)",
             )
         self.channels, self.size, _ = shape
         # ImageFolder says whether it inverts; sources of characters always have ink = 1.
-        own = getattr(run.tasks, "invert", None)
+        own = run.config.tasks.get("invert")
         self.invert = invert if invert != "auto" or own is None else ("yes" if own else "no")
 
     def all(self, files: list[Path]) -> torch.Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from innerloop.core.errors import ConfigError
+from innerloop.core.errors import ConfigError, ContractError
 
 #: A tree is a tensor, or a dict of trees with string keys. Nothing else: it is what checkpoints hold.
 Tree: TypeAlias = Any
@@ -58,9 +59,21 @@ class TaskSpec:
     queries: int
     classes: dict[str, int] | None = None
 
-    @property
-    def higher_is_better(self) -> bool:
-        return self.metric == "accuracy"
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TaskSpec:
+        """The inverse of `to_json`; a `ContractError` for anything else."""
+        try:
+            values = json.loads(text)
+            return cls(**values | {"input_shape": tuple(values["input_shape"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ContractError(
+                f"a description of tasks that cannot be read ({error})",
+                expected="spec.json as a training run writes it",
+                do="restore the file, or train again",
+            ) from error
 
 
 def check_split(split: str) -> None:

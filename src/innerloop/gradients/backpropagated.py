@@ -30,8 +30,11 @@ class Backpropagated(MetaGradient, ABC):
         leaves = tree.leaves(inputs)
         whole = inputs | ({STATISTICS: meta[STATISTICS]} if STATISTICS in meta else {})
 
+        # Without inner steps there is no second derivative, so the faster first-order operators will do.
+        first_order = self.first_order or learner.inner_steps == 0
+
         def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, Tree]:
-            with running_in(training=True, first_order=self.first_order, key=key):
+            with running_in(training=True, first_order=first_order, key=key):
                 fast = adapt(learner, whole, episode.support, learner.inner_steps)
                 return learner.query_loss(whole, fast, episode.query)
 

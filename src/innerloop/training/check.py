@@ -21,10 +21,13 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     check_device(config.device)
     spec = tasks.spec
     if learner.loss != spec.loss:
+        name, kinds = type(learner).__name__, {"cross_entropy": "classes", "mse": "targets"}
         raise ConfigError(
-            f"loss = {learner.loss!r} on tasks whose loss is {spec.loss!r}",
-            expected=spec.loss,
-            do=f"set loss={spec.loss!r}",
+            f"{name} with loss {learner.loss!r} on tasks of {kinds[spec.loss]}",
+            expected=f"a learner whose loss is {spec.loss!r}",
+            do="use an algorithm that adapts by gradients, such as MAML"
+            if learner.embeds
+            else f"set loss={spec.loss!r}",
         )
     learner.to(config.device)
     meta = tree.map(lambda leaf: leaf.to(config.device), learner.init(generator(config.seed, "init")))

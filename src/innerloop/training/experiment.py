@@ -68,8 +68,15 @@ class RunConfig:
     ) -> tuple[ModuleLearner, Any]:
         """The learner and the tasks. `module` and `source` stand in for what a file cannot describe."""
         source = source or build_tasks(self.tasks)
-        module = module or build_model(self.model, self.algorithm, source.spec)
-        return build_learner(self.algorithm, module, source.spec), source
+        return self.build_learner(source.spec, module=module), source
+
+    def build_learner(self, spec: TaskSpec, *, module: nn.Module | None = None) -> ModuleLearner:
+        """The algorithm around its model, with the tasks' loss and sizes where none are given."""
+        module = module or build_model(self.model, self.algorithm, spec)
+        cls, arguments = _resolve("algorithm", self.algorithm)
+        if "loss" in parameters(cls):
+            arguments.setdefault("loss", spec.loss)
+        return cls(module, **arguments)
 
 
 def describe(learner: ModuleLearner, source: TaskSource, train: TrainConfig) -> RunConfig:
@@ -116,14 +123,6 @@ def build_model(component: Mapping[str, Plain], algorithm: Mapping[str, Plain], 
     embeds = find("algorithm", "innerloop.algorithms", algorithms.REGISTRY, algorithm["name"]).embeds
     fitted = cls.sizes_for(spec, embeds=embeds) if issubclass(cls, Model) else {}
     return _construct("model", cls, fitted | arguments)
-
-
-def build_learner(component: Mapping[str, Plain], module: nn.Module, spec: TaskSpec) -> ModuleLearner:
-    """The algorithm around a module, with the tasks' loss unless another is given."""
-    cls, arguments = _resolve("algorithm", component)
-    if "loss" in parameters(cls):
-        arguments.setdefault("loss", spec.loss)
-    return cls(module, **arguments)
 
 
 def _component(kind: str, value: Plain) -> dict[str, Plain]:

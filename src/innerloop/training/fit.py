@@ -70,7 +70,8 @@ def start(
     check_fit(learner, tasks, config)
     resumed = existing == "resume" and folder is not None and folder.exists
     if folder is not None and not resumed:
-        folder.create(describe(learner, tasks, config).to_yaml(), overwrite=existing == "overwrite")
+        text = describe(learner, tasks, config).to_yaml()
+        folder.create(text, tasks.spec.to_json(), overwrite=existing == "overwrite")
     training = Training(learner, tasks, config, folder)
     if resumed:
         training.resume()

@@ -22,14 +22,16 @@ from innerloop.core.errors import ConfigError, ContractError, DataError
 
 log = logging.getLogger("innerloop")
 
-CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = "config.yaml", "environment.json", "metrics.jsonl", "checkpoints"
+CONFIG, SPEC, ENVIRONMENT = "config.yaml", "spec.json", "environment.json"
+METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 
 
 class RunFolder:
     """A folder that holds one run.
 
     Attributes:
-        path: `config.yaml`, `environment.json`, `metrics.jsonl`, `checkpoints/`, pictures, evaluations.
+        path: `config.yaml`, `spec.json` (what the tasks are like), `environment.json`, `metrics.jsonl`,
+            `checkpoints/`, pictures, evaluations.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -49,7 +51,7 @@ class RunFolder:
                 do="check the path",
             )
 
-    def create(self, config: str, *, overwrite: bool) -> None:
+    def create(self, config: str, spec: str, *, overwrite: bool) -> None:
         """Start a run here; nothing that is already here is lost without `overwrite`."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             if not self.exists:
@@ -64,10 +66,12 @@ class RunFolder:
                     expected="a new folder",
                     do="add --resume to continue it, --overwrite to start again, or choose another --out",
                 )
-            shutil.rmtree(self.path)
+            with told_as_data_error(self.path):
+                shutil.rmtree(self.path)
         with told_as_data_error(self.path):
             (self.path / CHECKPOINTS).mkdir(parents=True)
             self.write(CONFIG, config)
+            self.write(SPEC, spec)
             self.write(ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
 
     def write(self, name: str, text: str) -> Path:
@@ -76,6 +80,17 @@ class RunFolder:
         with told_as_data_error(target):
             _atomically(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return target
+
+    def read(self, name: str) -> str:
+        """The text of a file, or a `ContractError` that names what is missing."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ContractError(
+                f"{self.path / name}: {getattr(error, 'strerror', None) or error}",
+                expected="a whole run folder, as written by 'innerloop train'",
+                do="restore the file, or train again",
+            ) from error
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -23,8 +21,8 @@ from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
 from innerloop.tasks.base import TaskSource
 from innerloop.training.adapted import Adapted, Examples
-from innerloop.training.experiment import RunConfig, build_learner, build_model, describe
-from innerloop.training.folder import CONFIG, RunFolder, told_as_data_error
+from innerloop.training.experiment import RunConfig, build_tasks, describe
+from innerloop.training.folder import CONFIG, SPEC, RunFolder, told_as_data_error
 from innerloop.training.loop import Training
 from innerloop.training.state import check_leaves, stored_meta
 
@@ -41,10 +39,25 @@ class Run:
     """
 
     def __init__(
-        self, learner: ModuleLearner, meta: Meta, tasks: TaskSource, config: RunConfig, step: int
+        self,
+        learner: ModuleLearner,
+        meta: Meta,
+        *,
+        spec: TaskSpec,
+        config: RunConfig,
+        step: int,
+        tasks: TaskSource | None = None,
     ) -> None:
-        self.learner, self.meta, self.tasks, self.config, self.step = learner, meta, tasks, config, step
+        self.learner, self.meta, self.spec, self.config, self.step = learner, meta, spec, config, step
         self.folder: RunFolder | None = None
+        self._tasks = tasks
+
+    @property
+    def tasks(self) -> TaskSource:
+        """The tasks it was trained on. Their data are read when first asked for: adapting needs none."""
+        if self._tasks is None:
+            self._tasks = build_tasks(self.config.tasks)
+        return self._tasks
 
     @classmethod
     def of(cls, training: Training) -> Self:
@@ -52,7 +65,9 @@ class Run:
         state = training.state
         meta = state.meta if training.best_meta is None else training.best_meta
         config = describe(training.learner, training.tasks, training.config)
-        run = cls(training.learner, meta, training.tasks, config, state.best[1] if state.best else state.step)
+        step = state.best[1] if state.best else state.step
+        tasks = training.tasks
+        run = cls(training.learner, meta, spec=tasks.spec, config=config, step=step, tasks=tasks)
         run.folder = training.folder
         return run
 
@@ -75,10 +90,10 @@ class Run:
         """
         learner = self.learner if batch_norm is None else with_batch_norm(self.learner, batch_norm, self.meta)
         tasks = self.tasks.resized(**sizes) if sizes else self.tasks
-        if not learner.embeds and tasks.spec.outputs != self.tasks.spec.outputs:
+        if not learner.embeds and tasks.spec.outputs != self.spec.outputs:
             raise ConfigError(
-                f"ways = {tasks.spec.outputs} for a model with {self.tasks.spec.outputs} outputs",
-                expected=f"{self.tasks.spec.outputs} ways",
+                f"ways = {tasks.spec.outputs} for a model with {self.spec.outputs} outputs",
+                expected=f"{self.spec.outputs} ways",
                 do="train with these ways, or use an algorithm without a head, such as ProtoNet",
             )
         return evaluate(
@@ -102,11 +117,11 @@ class Run:
         """Write an adapted model to a folder that `load_adapted` reads."""
         target = Path(path)
         tensors, classes = adapted.values()
-        spec = json.dumps(dataclasses.asdict(self.tasks.spec))  # so that loading needs no data
         with told_as_data_error(target):
             target.mkdir(parents=True, exist_ok=True)
             (target / CONFIG).write_text(self.config.to_yaml(), encoding="utf-8")
-            save_file(tensors, str(target / _ADAPTED), metadata={"classes": classes, "spec": spec})
+            (target / SPEC).write_text(self.spec.to_json(), encoding="utf-8")
+            save_file(tensors, str(target / _ADAPTED), metadata={"classes": classes})
 
 
 def load(
@@ -125,7 +140,8 @@ def load(
     folder = RunFolder(path)
     folder.check()
     config = RunConfig.from_yaml(folder.path / CONFIG)
-    learner, source = config.build(module=module, source=tasks)
+    spec = TaskSpec.from_json(folder.read(SPEC)) if tasks is None else tasks.spec
+    learner = config.build_learner(spec, module=module)
     learner.to(config.train.device)
     try:
         tensors, values = folder.load_checkpoint("best")
@@ -135,7 +151,7 @@ def load(
             raise error
         tensors, values = found
     meta = _fitting(learner, config, tensors, folder)
-    run = Run(learner, meta, source, config, values["step"])
+    run = Run(learner, meta, spec=spec, config=config, step=values["step"], tasks=tasks)
     run.folder = folder
     return run
 
@@ -150,12 +166,11 @@ def load_adapted(path: str | os.PathLike[str], *, module: nn.Module | None = Non
     from safetensors import safe_open
 
     with safe_open(str(file), "pt") as opened:
-        stored = opened.metadata()
-    config, values = RunConfig.from_yaml(Path(path) / CONFIG), json.loads(stored["spec"])
-    spec = TaskSpec(**values | {"input_shape": tuple(values["input_shape"])})
-    module = module or build_model(config.model, config.algorithm, spec)
-    learner = build_learner(config.algorithm, module, spec)
-    return Adapted.from_values(learner, load_file(str(file)), stored["classes"])
+        classes = opened.metadata()["classes"]
+    folder = RunFolder(path)
+    config = RunConfig.from_yaml(folder.path / CONFIG)
+    learner = config.build_learner(TaskSpec.from_json(folder.read(SPEC)), module=module)
+    return Adapted.from_values(learner, load_file(str(file)), classes)
 
 
 def with_batch_norm(learner: ModuleLearner, policy: BatchNormPolicy, meta: Meta) -> ModuleLearner:
