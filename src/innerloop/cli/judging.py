@@ -117,9 +117,22 @@ def report(found: Mapping[str, Any]) -> str:
         ]
         lines += ["", table(rows, head=["baseline, same tasks", metric, "ours - baseline"])]
     if len(found["adaptation"]) > 1:
-        rows = [[str(k["inner_steps"]), score(metric, k["mean"], k["ci95"])] for k in found["adaptation"]]
-        lines += ["", table(rows, head=["inner steps", metric])]
+        lines += ["", _curve(metric, found["adaptation"])]
     return "\n".join(lines)
+
+
+def _curve(metric: str, steps: list[dict[str, Any]]) -> str:
+    """The score after each judged number of inner steps, with what shows the few bad tasks that a mean hides."""
+    rows = [
+        [
+            str(k["inner_steps"]),
+            score(metric, k["mean"], k["ci95"]),
+            score(metric, k["median"]),
+            str(k["harmed"]),
+        ]
+        for k in steps
+    ]
+    return table(rows, head=["inner steps", metric, "median", "tasks worse than before"])
 
 
 def announce(path: str, step: int, judging: Judging) -> None:

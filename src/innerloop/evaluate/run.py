@@ -56,12 +56,14 @@ class Evaluation:
         """Number of tasks whose outputs are not finite after the last inner step."""
         return sum(not math.isfinite(task[-1]) for task in self.curve)
 
-    @property
-    def harmed(self) -> int | None:
-        """Number of tasks that adaptation left worse than it found them; None where that was not judged."""
+    def harmed(self, column: int = -1) -> int | None:
+        """Number of tasks that are worse after `at[column]` steps than before the first one.
+
+        None where the state before the first step was not judged, or is the only one.
+        """
         if self.at[0] != 0 or len(self.at) == 1:
             return None
-        return sum(self.better(task[0], self._or_worst(task[-1])) for task in self.curve)
+        return sum(self.better(task[0], self._or_worst(task[column])) for task in self.curve)
 
     def _or_worst(self, score: float) -> float:
         if math.isfinite(score):
@@ -87,17 +89,13 @@ class Evaluation:
             beside[name] = _rounded(
                 mean=alone.mean, ci95=alone.ci95, difference=paired.mean, difference_ci95=paired.ci95
             )
-        steps = [summarise([self._or_worst(s) for s in column]) for column in zip(*self.curve, strict=True)]
         result: dict[str, Any] = (
             {"metric": self.metric} | _rounded(mean=ours.mean, ci95=ours.ci95) | {"n": ours.n}
         )
-        result |= _rounded(median=median(scores)) | {"diverged": self.diverged, "harmed": self.harmed}
+        result |= _rounded(median=median(scores)) | {"diverged": self.diverged, "harmed": self.harmed()}
         result |= self.protocol
         result |= {"baselines": beside}
-        result["adaptation"] = [
-            {"inner_steps": k} | _rounded(mean=s.mean, ci95=s.ci95)
-            for k, s in zip(self.at, steps, strict=True)
-        ]
+        result["adaptation"] = [self._after(column) for column in range(len(self.at))]
         if records:
             result["records"] = [
                 {"task": i, "scores": [_finite(s) for s in task]}
@@ -105,6 +103,12 @@ class Evaluation:
                 for i, task in enumerate(self.curve)
             ]
         return result
+
+    def _after(self, column: int) -> dict[str, Any]:
+        scores = [self._or_worst(task[column]) for task in self.curve]
+        found = summarise(scores)
+        row = _rounded(mean=found.mean, ci95=found.ci95, median=median(scores))
+        return {"inner_steps": self.at[column]} | row | {"harmed": self.harmed(column)}
 
     def __str__(self) -> str:
         ours = self.summary

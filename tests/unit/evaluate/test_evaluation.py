@@ -217,7 +217,7 @@ def test_the_curve_starts_at_no_adaptation_and_ends_at_the_score() -> None:
         torch.testing.assert_close(
             torch.tensor(again.scores), torch.tensor([task[steps] for task in found.curve])
         )
-    assert found.harmed == sum(task[-1] > task[0] for task in found.curve)
+    assert found.harmed() == sum(task[-1] > task[0] for task in found.curve)
 
 
 def test_to_dict_holds_what_issue_readers_rely_on() -> None:
