@@ -122,7 +122,7 @@ def report(found: Mapping[str, Any]) -> str:
 
 
 def _curve(metric: str, steps: list[dict[str, Any]]) -> str:
-    """The score after each judged number of inner steps, with what shows the few bad tasks that a mean hides."""
+    """The score after each judged number of steps, and what shows bad tasks that a mean hides."""
     rows = [
         [
             str(k["inner_steps"]),
