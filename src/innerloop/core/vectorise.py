@@ -17,6 +17,7 @@ from innerloop.core.errors import ConfigError
 TasksAxis: TypeAlias = Literal["auto", "vmap", "loop"] | int
 log = logging.getLogger("innerloop")
 
+_FEW_MB = 2**18  # numbers in the inputs of the tasks lifted at once
 _LOOPED: weakref.WeakSet[Any] = weakref.WeakSet()  # owners whose operators have no batching rule
 
 
@@ -25,8 +26,8 @@ def over_tasks(fn: Callable[..., Any], *trees: Any, axis: TasksAxis = "auto", ow
 
     Args:
         fn: from one task's trees to a tree of tensors (dicts and tuples).
-        axis: `vmap` all tasks at once, in chunks of an integer number, or a `loop`. `auto` is
-            `vmap`, and the loop for an `owner` with an operator that has no batching rule.
+        axis: `vmap` all tasks at once, in chunks of an integer number, or a `loop`. `auto` is `vmap` of
+            as many tasks as pay (see `_paying`), and the loop for an `owner` that `vmap` cannot lift.
         owner: what `auto` remembers its choice by, usually the learner.
     """
     lifted = [lift(fn)(*(take(tree, part) for tree in trees)) for part, lift in parts(trees, axis, owner)]
@@ -40,11 +41,20 @@ def parts(trees: Any, axis: TasksAxis, owner: Any = None) -> Iterator[tuple[slic
     if axis == "loop" or (axis == "auto" and owner is not None and owner in _LOOPED):
         size, lift = 1, _one
     elif axis == "auto":
-        size, lift = count, lambda fn: _vmap_or_loop(fn, owner)
+        size = min(count, _paying(trees, count))
+        lift = _one if size == 1 < count else lambda fn: _vmap_or_loop(fn, owner)
     else:
         size, lift = (count if axis == "vmap" else int(axis)), _vmap
     for start in range(0, count, size):
         yield slice(start, min(start + size, count)), lift
+
+
+def _paying(trees: Any, count: int) -> int:
+    """How many tasks to lift at once: on a CPU, batches beyond a few MB are several times slower."""
+    leaves = list(_tensors(trees))
+    if leaves[0].device.type != "cpu":
+        return count
+    return max(1, _FEW_MB * count // sum(leaf.numel() for leaf in leaves))
 
 
 def check_axis(axis: TasksAxis) -> None:
@@ -62,11 +72,7 @@ def check_axis(axis: TasksAxis) -> None:
 
 def num_tasks(tree: Any) -> int:
     """The length of the leading task axis of a tree."""
-    while not isinstance(tree, Tensor):
-        tree = (
-            next(iter(tree.values())) if isinstance(tree, dict) else next(t for t in tree if _has_tensor(t))
-        )
-    return tree.shape[0]
+    return next(_tensors(tree)).shape[0]
 
 
 def take(tree: Any, part: slice | int | Tensor) -> Any:
@@ -139,7 +145,9 @@ def _join(trees: list[Any]) -> Any:
     return torch.cat(trees)
 
 
-def _has_tensor(tree: Any) -> bool:
+def _tensors(tree: Any) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
-        return True
-    return any(map(_has_tensor, tree.values() if isinstance(tree, dict) else tree))
+        yield tree
+    else:
+        for node in tree.values() if isinstance(tree, dict) else tree:
+            yield from _tensors(node)
