@@ -65,7 +65,7 @@ def font_files() -> list[Path]:
         raise DataError(
             f"no font {str(missing)!r}",
             expected="the DejaVu and STIX fonts of matplotlib",
-            do="reinstall it from PyPI: pip install --force-reinstall matplotlib",
+            do="reinstall it: pip install --force-reinstall matplotlib",
         )
     return files
 

@@ -208,7 +208,7 @@ def _atomically(target: Path, write: Any) -> None:
     try:
         write(temporary)
         temporary.chmod(0o644)
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
         temporary.replace(target)
     finally:
