@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 from torch import nn
 
 from innerloop.algorithms.base import GradientLearner
-from innerloop.core.errors import check_count
+from innerloop.core.errors import check_count, unknown
 from innerloop.core.functional import BatchNormPolicy
 from innerloop.core.types import Loss
 from innerloop.gradients import Displacement
-from innerloop.rules import Adam
+from innerloop.rules import SGD, Adam, UpdateRule
+
+_RULES: dict[str, Callable[[float, float], UpdateRule]] = {
+    "Adam": lambda lr, beta2: Adam(lr, beta1=0.0, beta2=beta2),
+    "SGD": lambda lr, _: SGD(lr),
+}
 
 
 class Reptile(GradientLearner):
     """Moves the initialisation towards the weights at which training on each task ends.
 
-    Inner loop: phi_{k+1} = Adam(phi_k, grad L_B(phi_k)), beta1 = 0, on minibatches B of the support.
+    Inner loop: phi_{k+1} = rule(phi_k, grad L_B(phi_k)) on minibatches B of the support; the rule is
+    Adam with beta1 = 0, or SGD.
     Outer direction: theta - phi_K, so that an outer SGD step of rate eps is theta + eps (phi_K - theta).
     Meta-learned: theta. Adapted: all of it. The query set takes no part in training.
 
@@ -23,10 +32,11 @@ class Reptile(GradientLearner):
 
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
-        inner_lr: step size of Adam, > 0. The paper: 1e-3.
+        inner_lr: inner step size, > 0. The paper: 1e-3, with Adam.
         inner_steps: steps in training, >= 1 to learn anything. The paper: 5 on Omniglot 5-way.
         test_inner_steps: steps at test; None is the same number. The paper: 50.
         inner_batch: support examples of a step, drawn anew for each; None takes them all. The paper: 10.
+        inner_rule: `Adam`, as in the paper, or `SGD`, which needs a rate some hundred times larger.
         beta2: decay of Adam's second moment.
         loss: `cross_entropy` or `mse`.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
@@ -39,7 +49,8 @@ class Reptile(GradientLearner):
     False
 
     Differences from the paper: the official code keeps Adam's second moment from one task to the
-    next; here each task starts with a fresh one, so that tasks do not depend on their order.
+    next; here each task starts with a fresh one, so that tasks do not depend on their order. A fresh Adam
+    makes steps of one size whatever the gradient; on short schedules SGD learns much faster.
     Minibatches are drawn afresh for each step, without passing through the support set in turn.
 
     Reference: Nichol, Achiam and Schulman 2018, arXiv 1803.02999.
@@ -55,6 +66,7 @@ class Reptile(GradientLearner):
         inner_steps: int = 5,
         test_inner_steps: int | None = None,
         inner_batch: int | None = None,
+        inner_rule: Literal["Adam", "SGD"] = "Adam",
         beta2: float = 0.999,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
@@ -69,5 +81,7 @@ class Reptile(GradientLearner):
         )
         if inner_batch is not None:
             check_count("inner_batch", inner_batch, low=1)
-        self.inner_batch, self.beta2 = inner_batch, beta2
-        self.rule = Adam(inner_lr, beta1=0.0, beta2=beta2)
+        if inner_rule not in _RULES:
+            raise unknown("inner_rule", str(inner_rule), _RULES)
+        self.inner_batch, self.inner_rule, self.beta2 = inner_batch, inner_rule, beta2
+        self.rule = _RULES[inner_rule](inner_lr, beta2)
