@@ -48,6 +48,8 @@ HEADINGS = {
 
 def entry() -> int:
     """What the installed script calls; its result is the exit code."""
+    # On a busy machine torch's threads would burn the time that others need, spinning while they wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return main(sys.argv[1:])
 
 
