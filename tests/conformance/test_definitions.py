@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -98,19 +99,24 @@ def test_anil_adapts_the_head_and_learns_both(episodes: Episode, steps: int) -> 
     assert all(float(grads["params"][name].abs().max()) > 1e-9 for name in grads["params"])
 
 
-def test_reptile_moves_to_where_adam_ends(episodes: Episode) -> None:
+@pytest.mark.parametrize("rule", ["Adam", "SGD"])
+def test_reptile_moves_to_where_ordinary_training_ends(
+    episodes: Episode, rule: Literal["Adam", "SGD"]
+) -> None:
     net = network()
-    learner = algorithms.Reptile(net, inner_lr=LR, inner_steps=4, loss="mse")
+    learner = algorithms.Reptile(net, inner_lr=LR, inner_steps=4, inner_rule=rule, loss="mse")
     grads, _ = estimate(learner, learner.init(torch.Generator()), episodes)
     moved = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
     for i in range(num_tasks(episodes)):
         support = take(episodes, i).support
         trained = copy.deepcopy(net)
-        adam = torch.optim.Adam(trained.parameters(), LR, betas=(0.0, 0.999))
+        parameters = trained.parameters()
+        adam = torch.optim.Adam(parameters, LR, betas=(0.0, 0.999)) if rule == "Adam" else None
+        optimizer = adam or torch.optim.SGD(parameters, LR)
         for _ in range(4):
-            adam.zero_grad()
+            optimizer.zero_grad()
             F.mse_loss(trained(support.x), support.y).backward()
-            adam.step()
+            optimizer.step()
         after = dict(trained.named_parameters())
         moved = {n: moved[n] + (p - after[n]).detach() / 3 for n, p in net.named_parameters()}
     close(grads["params"], moved, 1e-9)
