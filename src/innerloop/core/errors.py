@@ -32,13 +32,15 @@ class DataError(InnerloopError):
     """Data is missing, unreadable, or unfit for the tasks asked of it."""
 
 
-def check_count(name: str, value: int, *, low: int) -> None:
-    """Raise `ConfigError` unless `value` is a whole number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_count(name: str, value: object, *, low: int = 1) -> int:
+    """`value` if it is a whole number of at least `low`; raises `ConfigError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(
-            f"{name} = {value!r}", expected="a whole number", do=f"set {name} to a whole number"
+            f"{name} = {value!r}",
+            expected=f"a whole number, {name} >= {low}",
+            do=f"set {name} to {low} or more",
         )
-    check_range(name, value, low=low)
+    return value
 
 
 class NonFiniteError(InnerloopError):

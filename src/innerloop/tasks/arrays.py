@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from innerloop.core.errors import DataError
+from innerloop.core.errors import DataError, check_count
 from innerloop.tasks.classes import ClassTasks
-from innerloop.tasks.sizes import check_count
 from innerloop.tasks.splits import by_class
 from innerloop.tasks.store import ExampleStore, Pool
 from innerloop.tasks.synthetic import stroke_store

@@ -6,10 +6,11 @@ import copy
 from abc import ABC, abstractmethod
 from typing import Self
 
+from innerloop.core.errors import check_count
 from innerloop.core.rng import Rng
 from innerloop.core.types import Episode, Split, TaskSpec, check_split
 from innerloop.tasks.episodes import sample_classes
-from innerloop.tasks.sizes import Sizes, check_count, check_optional_count
+from innerloop.tasks.sizes import Sizes, check_optional_count
 from innerloop.tasks.store import ExampleStore
 
 

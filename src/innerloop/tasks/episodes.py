@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from innerloop.core.errors import check_count
 from innerloop.core.rng import Keys, Rng, as_key, bits, choose, fold, key, task_keys
 from innerloop.core.types import Batch, Episode, Split, check_split
-from innerloop.tasks.sizes import Sizes, check_count
+from innerloop.tasks.sizes import Sizes
 from innerloop.tasks.store import ExampleStore
 
 #: Draws held at once while examples are chosen: 32 MB, whatever the size of a class.

@@ -10,12 +10,11 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop.core.errors import ConfigError, DataError
+from innerloop.core.errors import ConfigError, DataError, check_count
 from innerloop.core.types import SPLITS
 from innerloop.tasks.cache import load_or_build
 from innerloop.tasks.classes import ClassTasks
 from innerloop.tasks.images import SUFFIXES, read_image
-from innerloop.tasks.sizes import check_count
 from innerloop.tasks.splits import assert_disjoint, by_class
 from innerloop.tasks.store import ExampleStore, Pool
 from innerloop.tasks.synthetic import stroke_store

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from innerloop.core.errors import ConfigError
+from innerloop.core.errors import ConfigError, check_count
 from innerloop.core.rng import Keys, Rng, fold, uniform
 from innerloop.core.types import Batch, Episode, Split, TaskSpec
 from innerloop.tasks.episodes import split_keys
-from innerloop.tasks.sizes import check_count, check_optional_count
+from innerloop.tasks.sizes import check_optional_count
 
 X_LOW, X_HIGH = -5.0, 5.0  # inputs of every task are uniform on [-5, 5)
 

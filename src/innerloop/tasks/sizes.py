@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from innerloop.core.errors import ConfigError
+from innerloop.core.errors import check_count
 
 
 class Sizes(NamedTuple):
@@ -13,17 +13,6 @@ class Sizes(NamedTuple):
     ways: int
     shots: int
     queries: int
-
-
-def check_count(name: str, value: object, *, low: int = 1) -> int:
-    """`value` if it is a whole number of at least `low`; raises `ConfigError` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ConfigError(
-            f"{name} = {value!r}",
-            expected=f"a whole number, {name} >= {low}",
-            do=f"set {name} to {low} or more",
-        )
-    return value
 
 
 def check_optional_count(name: str, value: object, *, low: int = 1) -> int | None:
