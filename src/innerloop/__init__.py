@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from innerloop.core.types import Batch, Episode, TaskSpec
     from innerloop.gradients.single import meta_gradient
     from innerloop.training.fit import train
-    from innerloop.training.run import Run, load
+    from innerloop.training.run import Run, load, load_adapted
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ _NAMES = {
     "Run": "training.run",
     "TaskSpec": "core.types",
     "load": "training.run",
+    "load_adapted": "training.run",
     "meta_gradient": "gradients.single",
     "train": "training.fit",
 }
@@ -45,6 +46,7 @@ __all__ = [
     "algorithms",
     "gradients",
     "load",
+    "load_adapted",
     "meta_gradient",
     "models",
     "rules",

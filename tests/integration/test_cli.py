@@ -16,9 +16,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from innerloop import load, load_adapted
 from innerloop.cli import progress
 from innerloop.cli.main import main
-from innerloop.training.run import load, load_adapted
 
 SINUSOID = "--algorithm MAML --tasks Sinusoid --steps 6 --validation.episodes 4 --validation.every 3"
 IMAGES = "--tasks ImageFolder --tasks.grey --tasks.invert --tasks.ways 2 --tasks.queries 2 --model.width 8"
