@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
@@ -55,7 +55,7 @@ class _BatchNorm(nn.Module):
         now = _PASS.get()
         if now.gathered is not None:
             self._gather(x.detach(), now.gathered)
-        if not now.running and now.rows is None and mode().first_order:
+        if not now.running and now.rows is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         if now.running:
             mean, var = self.running_mean, self.running_var
@@ -174,8 +174,7 @@ class FunctionalModule:
         token = _PASS.set(now)
         try:
             tensors = params | statistics if running and statistics else params
-            with nullcontext() if mode().first_order else TwiceDifferentiable():
-                return torch.func.functional_call(self._module, tensors, (x,))
+            return torch.func.functional_call(self._module, tensors, (x,))
         finally:
             _PASS.reset(token)
 
@@ -208,11 +207,15 @@ class FunctionalModule:
 
 
 def inner_gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
-    """Gradient of a support loss; constant to the outer derivative in first-order mode."""
+    """Gradient of a support loss; constant to the outer derivative in first-order mode.
+
+    This is the one place after which a second derivative may be taken.
+    """
     if mode().first_order:
         with torch.no_grad():
             return torch.func.grad(loss)({name: p.detach() for name, p in params.items()})
-    return torch.func.grad(loss)(params)
+    with TwiceDifferentiable():
+        return torch.func.grad(loss)(params)
 
 
 def _without_state(
