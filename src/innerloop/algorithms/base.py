@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from innerloop.core.errors import ConfigError, ContractError, check_count
 from innerloop.core.functional import BatchNormPolicy, FunctionalModule, inner_gradient
-from innerloop.core.learner import STATISTICS, MetaLearner
+from innerloop.core.learner import DATA, STATISTICS, MetaLearner
 from innerloop.core.losses import loss_value
 from innerloop.core.mode import mode
 from innerloop.core.rng import keyed_uniform
@@ -107,7 +107,7 @@ class GradientLearner(ModuleLearner, ABC):
         names = self.adapts()
         adapted = {name: p for name, p in meta["params"].items() if name in names}
         fast: Fast = {"params": adapted, "rule": self.rule.init(adapted)}
-        return fast | {"support": support.x} if self.net.needs_support else fast
+        return fast | {DATA: {"support": support.x}} if self.net.needs_support else fast
 
     def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
         batch = self._minibatch(support)
@@ -125,7 +125,7 @@ class GradientLearner(ModuleLearner, ABC):
             meta["params"] | fast["params"],
             inputs,
             statistics=meta.get(STATISTICS),
-            support_x=fast.get("support"),
+            support_x=fast.get(DATA, {}).get("support"),
         )
 
     def displaced(self, meta: Meta, fast: Fast) -> Meta:

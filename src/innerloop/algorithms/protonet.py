@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core.functional import BatchNormPolicy
-from innerloop.core.learner import STATISTICS
+from innerloop.core.learner import DATA, STATISTICS
 from innerloop.core.mode import count_ways, mode
 from innerloop.core.types import Batch, Fast, Meta
 from innerloop.gradients import Unrolled
@@ -49,14 +49,15 @@ class ProtoNet(ModuleLearner):
     def begin(self, meta: Meta, support: Batch) -> Fast:
         ways = mode().ways or count_ways(support.y)
         labels = torch.nn.functional.one_hot(support.y, ways or -1)
-        return {"support": support.x, "labels": labels.to(support.x.dtype)}
+        return {DATA: {"support": support.x, "labels": labels.to(support.x.dtype)}}
 
     def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
         return fast
 
     def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
-        rows, labels = fast["support"].shape[0], fast["labels"]
-        both = torch.cat([fast["support"], inputs])  # one pass for both, as in the official code
+        support, labels = fast[DATA]["support"], fast[DATA]["labels"]
+        rows = len(support)
+        both = torch.cat([support, inputs])  # one pass for both, as in the official code
         embedded = self.net.joint(meta["params"], both, rows=rows, statistics=meta.get(STATISTICS)).flatten(1)
         prototypes = (labels.T @ embedded[:rows]) / labels.sum(0)[:, None]
         return -(embedded[rows:, None] - prototypes[None]).square().sum(-1)

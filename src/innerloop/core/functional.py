@@ -110,6 +110,7 @@ class FunctionalModule:
         self.policy = policy
         self._module = _without_state(copy.deepcopy(module)).eval()
         self._norms = [m for m in self._module.modules() if isinstance(m, _BatchNorm)]
+        self._idle: list[nn.Module] = []
 
     @property
     def names(self) -> list[str]:
@@ -140,7 +141,24 @@ class FunctionalModule:
         }
 
     def to(self, device: torch.device | str) -> None:
+        self._idle.clear()
         self._module.to(device)
+
+    @contextmanager
+    def _lent(self) -> Iterator[nn.Module]:
+        """A copy of the module that shares its tensors, for one pass.
+
+        A pass puts the task's parameters in the module's place, so two threads may not share one.
+        """
+        try:
+            module = self._idle.pop()
+        except IndexError:
+            tensors = [*self._module.parameters(), *self._module.buffers()]
+            module = copy.deepcopy(self._module, {id(tensor): tensor for tensor in tensors})
+        try:
+            yield module
+        finally:
+            self._idle.append(module)
 
     def __call__(
         self,
@@ -165,16 +183,25 @@ class FunctionalModule:
         statistics: Params | None = None,
     ) -> Tensor:
         """Outputs for every row of `x`, of which the first `rows` are the support set."""
-        running = self.policy == "running" and not mode().training
+        with self._lent() as module:
+            return self._pass(module, params, x, rows, statistics)
+
+    def _pass(
+        self, module: nn.Module, params: Params, x: Tensor, rows: int | None, statistics: Params | None = None
+    ) -> Tensor:
+        running, low = self.policy == "running" and not mode().training, mode().precision
         now = _Pass(
             rows=rows if self.policy == "support" else None,
             running=running,
             gathered=_GATHERED.get(),
         )
+        tensors = params | statistics if running and statistics else params
         token = _PASS.set(now)
         try:
-            tensors = params | statistics if running and statistics else params
-            return torch.func.functional_call(self._module, tensors, (x,))
+            if low is None:
+                return torch.func.functional_call(module, tensors, (x,))
+            with torch.autocast(x.device.type, dtype=low):
+                return torch.func.functional_call(module, tensors, (x,)).to(x.dtype)
         finally:
             _PASS.reset(token)
 
@@ -196,13 +223,14 @@ class FunctionalModule:
     def features(self, params: Params, x: Tensor, *, rows: int | None = None) -> Tensor:
         """What the last linear layer is given for `x`, [S, D]; the outputs if no such layer ends it."""
         owner = next(iter(self.head_names()), "").rpartition(".")[0]
-        head = self._module.get_submodule(owner)
         seen: list[Tensor] = []
-        hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            outputs = self.joint(params, x, rows=rows)
-        finally:
-            hook.remove()
+        with self._lent() as module:
+            head = module.get_submodule(owner)
+            hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+            try:
+                outputs = self._pass(module, params, x, rows)
+            finally:
+                hook.remove()
         return (seen[-1] if owner and isinstance(head, nn.Linear) else outputs).flatten(1)
 
 

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from innerloop.core.errors import ContractError
 from innerloop.core.losses import loss_value
 from innerloop.core.mode import at_stream
 from innerloop.core.types import Batch, Fast, Loss, Meta
 
 #: The name under which `meta` may hold running statistics: averaged over tasks, never differentiated.
 STATISTICS = "statistics"
+#: The name under which `fast` may hold the task's own data: no step changes it, nothing differentiates it.
+DATA = "data"
 
 
 class MetaLearner(ABC):
@@ -25,10 +28,13 @@ class MetaLearner(ABC):
     Attributes:
         inner_steps: inner steps in meta-training; 0 for a closed-form learner.
         loss: name of the loss of both loops.
+        step_weights: the outer objective: weights of the query loss after each of the inner steps
+            (MAML++'s multi-step loss, a learned optimizer's sum); None is the last step alone.
     """
 
     inner_steps: int
     loss: Loss
+    step_weights: tuple[float, ...] | None = None
 
     @abstractmethod
     def init(self, rng: torch.Generator) -> Meta:
@@ -53,6 +59,20 @@ class MetaLearner(ABC):
     def query_loss(self, meta: Meta, fast: Fast, query: Batch) -> tuple[Tensor, Fast]:
         """The outer loss of an adapted state, and the running statistics gathered on the way."""
         return loss_value(self.loss, self.predict(meta, fast, query.x), query.y), {}
+
+
+def outer_weights(learner: MetaLearner) -> tuple[float, ...]:
+    """The weight of the query loss of each state, from before the first inner step to after the last."""
+    steps, given = learner.inner_steps, learner.step_weights
+    if given is None:
+        return (*(0.0,) * steps, 1.0)
+    if len(given) != steps:
+        raise ContractError(
+            f"{len(given)} step_weights for {steps} inner steps",
+            expected="one weight for each inner step",
+            do="give as many, or none",
+        )
+    return (0.0, *given)
 
 
 def states(learner: MetaLearner, meta: Meta, support: Batch, steps: int) -> Iterator[Fast]:

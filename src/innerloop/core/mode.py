@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from innerloop.core.rng import fold_key
@@ -25,13 +26,25 @@ class Mode:
         training: meta-training: dropout is on, and `running` statistics are gathered, not used.
         first_order: inner gradients are constants to the outer derivative.
         ways: number of classes of the tasks at hand, which under `vmap` cannot be read from labels.
-        key: int64 scalar tensor, the task's source of randomness; None means none may be used.
+        root: int64 scalar tensor, the task's source of randomness; None means none may be used.
+        path: the streams that lead from `root` to `key`.
+        precision: the type that forward passes compute in (autocast); None is that of the parameters.
     """
 
     training: bool = False
     first_order: bool = False
     ways: int | None = None
-    key: Tensor | None = field(default=None, repr=False)
+    root: Tensor | None = field(default=None, repr=False)
+    path: tuple[int, ...] = ()
+    precision: torch.dtype | None = None
+
+    @property
+    def key(self) -> Tensor | None:
+        """The key of this place, derived when it is asked for: most models draw nothing."""
+        key = self.root
+        for stream in self.path:
+            key = None if key is None else fold_key(key, stream)
+        return key
 
 
 _MODE: ContextVar[Mode] = ContextVar("innerloop_mode", default=Mode())  # noqa: B039 (frozen)
@@ -43,7 +56,9 @@ def mode() -> Mode:
 
 @contextmanager
 def running_in(**changes: Any) -> Iterator[Mode]:
-    """Run the block in the current mode with some fields changed."""
+    """Run the block in the current mode with some fields changed; `key` starts a new source of randomness."""
+    if "key" in changes:
+        changes |= {"root": changes.pop("key"), "path": ()}
     changed = replace(_MODE.get(), **changes)
     token = _MODE.set(changed)
     try:
@@ -55,8 +70,7 @@ def running_in(**changes: Any) -> Iterator[Mode]:
 @contextmanager
 def at_stream(stream: int) -> Iterator[None]:
     """Run the block with the key of an inner step (or of a layer), so that recomputing it repeats it."""
-    key = _MODE.get().key
-    with running_in(key=None if key is None else fold_key(key, stream)):
+    with running_in(path=(*_MODE.get().path, stream)):
         yield
 
 

@@ -1,12 +1,15 @@
-"""The one place that lifts a function of one task to many: `vmap`, chunks of it, or a loop."""
+"""The one place that lifts a function of one task to many: `vmap`, chunks of it, or a loop, on one thread or several."""
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import re
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -14,54 +17,129 @@ from torch import Tensor
 
 from innerloop.core.errors import ConfigError
 
-TasksAxis: TypeAlias = Literal["auto", "vmap", "loop"] | int
 log = logging.getLogger("innerloop")
 
+
+@dataclass(frozen=True)
+class Lifting:
+    """A settled way to lift tasks.
+
+    Attributes:
+        size: tasks handled at once.
+        vmap: whether they are lifted by `torch.func.vmap`; otherwise one after another.
+        threads: parts of `size` tasks handled side by side, each with one-threaded kernels.
+    """
+
+    size: int
+    vmap: bool = True
+    threads: int = 1
+
+    def __str__(self) -> str:
+        how = f"vmap of {self.size}" if self.vmap else "loop"
+        return f"{how} on {self.threads} threads" if self.threads > 1 else how
+
+
+TasksAxis: TypeAlias = Literal["auto", "vmap", "loop"] | int | Lifting
+Lift: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 _FEW_MB = 2**18  # numbers in the inputs of the tasks lifted at once
+_HEAVY = 2**21  # multiply-adds of a part from which kernels, not Python, are what takes the time
 _LOOPED: weakref.WeakSet[Any] = weakref.WeakSet()  # owners whose operators have no batching rule
 
 
-def over_tasks(fn: Callable[..., Any], *trees: Any, axis: TasksAxis = "auto", owner: Any = None) -> Any:
+def over_tasks(
+    fn: Callable[..., Any], *trees: Any, axis: TasksAxis = "auto", owner: Any = None, work: float = 0.0
+) -> Any:
     """Apply a function of one task to trees with a leading task axis; outputs are stacked.
 
     Args:
         fn: from one task's trees to a tree of tensors (dicts and tuples).
-        axis: `vmap` all tasks at once, in chunks of an integer number, or a `loop`. `auto` is `vmap` of
-            as many tasks as pay (see `_paying`), and the loop for an `owner` that `vmap` cannot lift.
+        axis: see `lifting`.
         owner: what `auto` remembers its choice by, usually the learner.
+        work: multiply-adds of one pass over one task, if known.
     """
-    lifted = [lift(fn)(*(take(tree, part) for tree in trees)) for part, lift in parts(trees, axis, owner)]
-    return lifted[0] if len(lifted) == 1 else _join(lifted)
+    lifted = each_part(
+        lambda part, lift: lift(fn)(*(take(tree, part) for tree in trees)),
+        trees,
+        lifting(axis, trees, owner, work),
+        owner,
+    )
+    return join(lifted)
 
 
-def parts(trees: Any, axis: TasksAxis, owner: Any = None) -> Iterator[tuple[slice, Callable[..., Any]]]:
-    """The slices of the task axis to handle one after another, each with what lifts a function to it."""
+def lifting(axis: TasksAxis, trees: Any, owner: Any = None, work: float = 0.0) -> Lifting:
+    """The way that `axis` stands for on these tasks.
+
+    `vmap` is all tasks at once, an integer is chunks of that many, `loop` is one after another. `auto` is
+    `vmap` of as many tasks as pay (see `_paying`), and the loop for an `owner` that `vmap` cannot lift. On a
+    CPU, parts that are heavy enough are spread over as many threads as torch may use.
+    """
+    if isinstance(axis, Lifting):
+        return axis
     check_axis(axis)
     count = num_tasks(trees)
-    if axis == "loop" or (axis == "auto" and owner is not None and owner in _LOOPED):
-        size, lift = 1, _one
-    elif axis == "auto":
-        size = min(count, _paying(trees, count))
-        lift = _one if size == 1 < count else lambda fn: _vmap_or_loop(fn, owner)
+    looped = owner is not None and owner in _LOOPED
+    cores = torch.get_num_threads() if _device(trees).type == "cpu" else 1
+    if axis == "vmap":
+        return Lifting(count)
+    if axis == "loop" or (axis == "auto" and looped):
+        return Lifting(1, vmap=False, threads=min(cores, count) if work >= _HEAVY else 1)
+    if axis == "auto":
+        spread = -(-count // cores)
+        size = min(spread if spread * work >= _HEAVY else count, _paying(trees, count))
+        vmap = size > 1 or count == 1
     else:
-        size, lift = (count if axis == "vmap" else int(axis)), _vmap
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count)), lift
+        size, vmap = min(int(axis), count), True
+    threads = min(cores, -(-count // size)) if size * work >= _HEAVY else 1
+    return Lifting(size, vmap, threads)
+
+
+def each_part(fn: Callable[[slice, Lift], Any], trees: Any, how: Lifting, owner: Any = None) -> list[Any]:
+    """`fn(part, lift)` for each slice of the task axis, in order; `lift` brings a function of one task to it."""
+    count = num_tasks(trees)
+    slices = [slice(start, min(start + how.size, count)) for start in range(0, count, how.size)]
+
+    def lift(one: Callable[..., Any]) -> Callable[..., Any]:
+        return _vmap_or_loop(one, owner) if how.vmap else _one(one)
+
+    if how.threads == 1 or len(slices) == 1:
+        return [fn(part, lift) for part in slices]
+    return _side_by_side([lambda part=part: fn(part, lift) for part in slices], how.threads)
+
+
+def candidates(count: int, cores: int) -> list[Lifting]:
+    """Every way worth trying for `count` tasks: the loop, and `vmap` of 1, 2, 4, ... tasks, spread or not."""
+    sizes = sorted({min(2**i, count) for i in range(count.bit_length() + 1)} | {count, -(-count // cores)})
+    found = []
+    for threads in sorted({1, cores}):
+        most = [Lifting(1, vmap=False)] + [Lifting(size) for size in sizes]
+        found += [Lifting(w.size, w.vmap, threads) for w in most if -(-count // w.size) >= threads]
+    return found
+
+
+def _side_by_side(jobs: list[Callable[[], Any]], threads: int) -> list[Any]:
+    """Run jobs on threads whose kernels use one core each, in the context of the caller."""
+    cores = torch.get_num_threads()
+    contexts = [contextvars.copy_context() for _ in jobs]
+    try:
+        with ThreadPoolExecutor(threads, "innerloop", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(lambda context, job: context.run(job), contexts, jobs))
+    finally:
+        torch.set_num_threads(cores)  # a thread's setting is also what threads started later begin with
 
 
 def _paying(trees: Any, count: int) -> int:
     """How many tasks to lift at once: on a CPU, batches beyond a few MB are several times slower."""
-    leaves = list(_tensors(trees))
-    if leaves[0].device.type != "cpu":
+    if _device(trees).type != "cpu":
         return count
-    return max(1, _FEW_MB * count // sum(leaf.numel() for leaf in leaves))
+    return max(1, _FEW_MB * count // sum(leaf.numel() for leaf in _tensors(trees)))
 
 
 def check_axis(axis: TasksAxis) -> None:
     """Raise `ConfigError` unless `axis` is a way to lift tasks."""
-    if axis in ("auto", "vmap", "loop") or (
-        isinstance(axis, int) and not isinstance(axis, bool) and axis > 0
-    ):
+    if axis in ("auto", "vmap", "loop") or isinstance(axis, Lifting):
+        return
+    if isinstance(axis, int) and not isinstance(axis, bool) and axis > 0:
         return
     raise ConfigError(
         f"tasks_axis = {axis!r}",
@@ -89,13 +167,15 @@ def _one(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def lifted(*trees: Any) -> Any:
         results = [fn(*(take(tree, i) for tree in trees)) for i in range(num_tasks(trees))]
-        return _join([_map(lambda leaf: leaf[None], result) for result in results])
+        return join([_map(lambda leaf: leaf[None], result) for result in results])
 
     return lifted
 
 
 def _vmap_or_loop(fn: Callable[..., Any], owner: Any) -> Callable[..., Any]:
     def lifted(*trees: Any) -> Any:
+        if owner is not None and owner in _LOOPED:
+            return _one(fn)(*trees)
         try:
             return _vmap(fn)(*trees)
         except torch.OutOfMemoryError:
@@ -103,7 +183,8 @@ def _vmap_or_loop(fn: Callable[..., Any], owner: Any) -> Callable[..., Any]:
         except RuntimeError as error:  # torch has no narrower class, and not every message speaks of vmap
             reason = _reason(error)
         results = _one(fn)(*trees)  # raises in a shape that the user knows, where the fault is not of vmap
-        log.warning("tasks run in a loop, since vmap cannot: %s", reason)
+        if owner is None or owner not in _LOOPED:
+            log.warning("tasks run in a loop, since vmap cannot: %s", reason)
         if owner is not None:
             _LOOPED.add(owner)
         return results
@@ -135,12 +216,15 @@ def _map(fn: Callable[[Tensor], Any], tree: Any) -> Any:
     return fn(tree)
 
 
-def _join(trees: list[Any]) -> Any:
+def join(trees: list[Any]) -> Any:
+    """Trees of several parts as one, along the task axis."""
     first = trees[0]
+    if len(trees) == 1:
+        return first
     if isinstance(first, dict):
-        return {name: _join([tree[name] for tree in trees]) for name in first}
+        return {name: join([tree[name] for tree in trees]) for name in first}
     if isinstance(first, tuple):
-        nodes = [_join([tree[i] for tree in trees]) for i in range(len(first))]
+        nodes = [join([tree[i] for tree in trees]) for i in range(len(first))]
         return type(first)(*nodes) if hasattr(first, "_fields") else tuple(nodes)
     return torch.cat(trees)
 
@@ -151,3 +235,7 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
     else:
         for node in tree.values() if isinstance(tree, dict) else tree:
             yield from _tensors(node)
+
+
+def _device(tree: Any) -> torch.device:
+    return next(_tensors(tree)).device

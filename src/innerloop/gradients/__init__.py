@@ -1,7 +1,10 @@
 """How the outer gradient is obtained: an object, not a flag."""
 
-from innerloop.gradients.backpropagated import FirstOrder, Unrolled
 from innerloop.gradients.base import MetaGradient, Record
 from innerloop.gradients.displacement import Displacement
+from innerloop.gradients.first_order import FirstOrder
+from innerloop.gradients.recompute import Recompute
+from innerloop.gradients.truncated import Truncated
+from innerloop.gradients.unrolled import Unrolled
 
-__all__ = ["Displacement", "FirstOrder", "MetaGradient", "Record", "Unrolled"]
+__all__ = ["Displacement", "FirstOrder", "MetaGradient", "Record", "Recompute", "Truncated", "Unrolled"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from innerloop.core import tree
 from innerloop.core.learner import STATISTICS, MetaLearner
+from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
 from innerloop.core.rng import task_keys
 from innerloop.core.types import Episode, Meta, Tree
-from innerloop.core.vectorise import TasksAxis, num_tasks, take
+from innerloop.core.vectorise import Lift, Lifting, TasksAxis, each_part, join, lifting, num_tasks, take
 
+#: State between outer steps: a tree of tensors with a leading task axis, or None.
 Carry = Any
 
 
@@ -27,11 +30,14 @@ class Record:
         losses: query loss of each task after adaptation [T], also where it is not finite.
         outcomes: what became of each task; tasks that are not `ok` are left out of the gradient.
         statistics: running statistics gathered on the way, averaged over tasks; often empty.
+        measures: what the gradient path says of each task, by name [T]: the residual of a solver,
+            the standard error of an estimate.
     """
 
     losses: Tensor
     outcomes: list[Outcome]
     statistics: Tree
+    measures: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -50,15 +56,34 @@ class Record:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One evaluation over some tasks: the sum of their meta-gradients, losses [T], statistics [T, ...]."""
+    """One evaluation over some tasks: the sum of their meta-gradients, and what each task gave [T, ...]."""
 
     grads: Meta
     losses: Tensor
     statistics: Tree
+    measures: dict[str, Tensor] = field(default_factory=dict)
+    carry: Carry = None
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Stacked episodes, the key of each task [T], how to lift them, and what was carried to here."""
+
+    episodes: Episode
+    keys: Tensor
+    axis: TasksAxis = "auto"
+    carry: Carry = None
+
+    def only(self, which: Tensor | slice) -> Tasks:
+        carry = None if self.carry is None else take(self.carry, which)
+        return replace(self, episodes=take(self.episodes, which), keys=self.keys[which], carry=carry)
 
 
 class MetaGradient(ABC):
-    """Obtains the meta-gradient of the mean query loss over many tasks.
+    """Obtains the meta-gradient of the mean outer loss over many tasks.
+
+    A path is written for some tasks that are lifted together (`of_part`); leaving out the ones that
+    failed, spreading parts over threads and averaging are done here.
 
     Attributes:
         exact: whether it is the true gradient of the outer objective.
@@ -67,8 +92,20 @@ class MetaGradient(ABC):
     exact: bool
 
     @abstractmethod
-    def summed(self, learner: MetaLearner, meta: Meta, tasks: Tasks) -> Estimate:
-        """The summed gradient and the losses of some tasks, whatever becomes of them."""
+    def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:
+        """The summed gradient of some tasks, and what each gave, whatever becomes of them."""
+
+    @abstractmethod
+    def passes(self, steps: int) -> float:
+        """The work for one task, in forward passes over the support set."""
+
+    @abstractmethod
+    def memory(self, steps: int, params: int, activations: int) -> float:
+        """Numbers kept at the peak for one task, of a network with so many parameters and activations."""
+
+    def begin(self, tasks: Tasks) -> Tasks:
+        """The tasks to work on; a path that carries unrolls over outer steps goes on with those."""
+        return replace(tasks, carry=None)
 
     def estimate(
         self,
@@ -84,7 +121,7 @@ class MetaGradient(ABC):
 
         Args:
             episodes: stacked tasks, each leaf [T, ...].
-            carry: state between outer steps; None for the estimators that keep none.
+            carry: what the previous outer step returned; None at first, and for most paths always.
             key: source of the randomness inside inner steps (see `core.rng.key`).
             axis: how tasks are lifted.
 
@@ -93,9 +130,9 @@ class MetaGradient(ABC):
         """
         count = num_tasks(episodes)
         keys = torch.from_numpy((task_keys(key, count) >> 1).astype("int64")).to(episodes.support.x.device)
-        tasks = Tasks(episodes, keys, axis)
+        tasks = self.begin(Tasks(episodes, keys, axis, carry))
         found = self.summed(learner, meta, tasks)
-        outcomes = [Outcome.FINITE] * count
+        outcomes = [Outcome.FINITE] * len(found.losses)
         kept = found
         if not (bool(torch.isfinite(found.losses).all()) and tree.is_finite(found.grads)):
             outcomes = self._outcomes(learner, meta, tasks, found.losses)
@@ -103,10 +140,32 @@ class MetaGradient(ABC):
             # A NaN survives a product with zero: the mean must be computed again without the task.
             kept = self.summed(learner, meta, tasks.only(good)) if bool(good.any()) else None
         if kept is None:
-            return tree.zeros_like(meta), carry, Record(found.losses, outcomes, {})
+            return tree.zeros_like(meta), found.carry, Record(found.losses, outcomes, {}, found.measures)
         size = len(kept.losses)
         statistics = tree.map(lambda s: s.mean(0), kept.statistics)
-        return tree.map(lambda g: g / size, kept.grads), carry, Record(found.losses, outcomes, statistics)
+        record = Record(found.losses, outcomes, statistics, found.measures)
+        return tree.map(lambda g: g / size, kept.grads), found.carry, record
+
+    def summed(self, learner: MetaLearner, meta: Meta, tasks: Tasks) -> Estimate:
+        """The summed gradient of tasks, part by part."""
+        how = lifting(tasks.axis, tasks.episodes, learner, _work(meta, tasks.episodes))
+        with running_in(ways=count_ways(tasks.episodes.support.y)):
+            found = each_part(
+                lambda part, lift: self.of_part(learner, meta, tasks.only(part), lift),
+                tasks.episodes,
+                how,
+                learner,
+            )
+        first = found[0]
+        if len(found) == 1:
+            return first
+        return Estimate(
+            tree.map(lambda *leaves: torch.stack(leaves).sum(0), *(part.grads for part in found)),
+            torch.cat([part.losses for part in found]),
+            join([part.statistics for part in found]),
+            join([part.measures for part in found]),
+            None if first.carry is None else join([part.carry for part in found]),
+        )
 
     def _outcomes(self, learner: MetaLearner, meta: Meta, tasks: Tasks, losses: Tensor) -> list[Outcome]:
         """Judge each task alone, so that one cannot hide behind another."""
@@ -115,21 +174,9 @@ class MetaGradient(ABC):
             if not bool(torch.isfinite(loss)):
                 found.append(Outcome.NONFINITE_LOSS)
                 continue
-            alone = self.summed(learner, meta, tasks.only(torch.tensor([i], device=losses.device)))
+            alone = self.summed(learner, meta, tasks.only(slice(i, i + 1)))
             found.append(Outcome.FINITE if tree.is_finite(alone.grads) else Outcome.NONFINITE_GRADIENT)
         return found
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """Stacked episodes, the key of each task [T], and the way to lift them."""
-
-    episodes: Episode
-    keys: Tensor
-    axis: TasksAxis
-
-    def only(self, which: Tensor) -> Tasks:
-        return Tasks(take(self.episodes, which), self.keys[which], self.axis)
 
 
 def learned(meta: Meta) -> Meta:
@@ -141,3 +188,9 @@ def with_statistics(grads: Meta, meta: Meta) -> Meta:
     """Gradients of the learned part, shaped like the whole `meta`."""
     rest = {STATISTICS: tree.zeros_like(meta[STATISTICS])} if STATISTICS in meta else {}
     return grads | rest
+
+
+def _work(meta: Meta, episodes: Episode) -> float:
+    """Multiply-adds of one pass over one task, at the least: every parameter meets every example."""
+    rows = episodes.support.x.shape[1] + episodes.query.x.shape[1]
+    return float(rows * sum(leaf.numel() for leaf in tree.leaves(meta)))

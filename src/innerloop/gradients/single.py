@@ -6,7 +6,7 @@ from innerloop.core.learner import MetaLearner
 from innerloop.core.rng import Rng, as_key
 from innerloop.core.types import Episode, Meta
 from innerloop.core.vectorise import TasksAxis
-from innerloop.gradients.backpropagated import Unrolled
+from innerloop.gradients.unrolled import Unrolled
 from innerloop.gradients.base import MetaGradient, Record
 
 

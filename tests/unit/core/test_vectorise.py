@@ -14,7 +14,7 @@ from conformance.questions import close, estimate, gradient_equals_finite_differ
 from innerloop.algorithms import MAML
 from innerloop.core.errors import ConfigError
 from innerloop.core.types import Episode
-from innerloop.core.vectorise import num_tasks, over_tasks, parts, take
+from innerloop.core.vectorise import each_part, lifting, num_tasks, over_tasks, take
 from innerloop.tasks import Sinusoid
 
 
@@ -138,7 +138,7 @@ def test_vmap_on_request_does_not_fall_back() -> None:
 )
 def test_chunks_cover_all_tasks_once(axis: Any, sizes: list[int]) -> None:
     x = torch.arange(5.0)
-    slices = [part for part, _ in parts({"x": x}, axis)]
+    slices = each_part(lambda part, _: part, {"x": x}, lifting(axis, {"x": x}))
     assert [len(x[s]) for s in slices] == sizes
     assert torch.equal(torch.cat([x[s] for s in slices]), x)
     lifted = over_tasks(lambda t: {"square": t["x"] ** 2, "pair": (t["x"], t["x"] + 1)}, {"x": x}, axis=axis)

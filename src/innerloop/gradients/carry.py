@@ -1,0 +1,55 @@
+"""Unrolls that last longer than an outer step: what is carried from one to the next.
+
+The carry is a tree of tensors with a leading task axis, so that it is written into checkpoints like all
+else: the tasks themselves, the number of inner steps done, and the state of the path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from innerloop.core.errors import ContractError, check_count
+from innerloop.core.types import Batch, Episode, Tree
+from innerloop.core.vectorise import num_tasks
+from innerloop.gradients.base import Carry, Tasks
+
+
+def resumed(tasks: Tasks, horizon: int | None) -> Tasks:
+    """The carried tasks, where their unroll has not reached its horizon; else the new ones, from the start."""
+    carry = tasks.carry
+    if horizon is None or carry is None or steps_done(carry) >= horizon:
+        return replace(tasks, carry=None)
+    episodes = Episode(*(Batch(carry[part]["x"], carry[part]["y"]) for part in ("support", "query")))
+    if num_tasks(episodes) != num_tasks(tasks.episodes):
+        raise ContractError(
+            f"{num_tasks(tasks.episodes)} tasks, and a carry of {num_tasks(episodes)}",
+            expected="as many tasks in each outer step of an unroll",
+            do="start without the carry, or keep tasks_per_step",
+        )
+    return replace(tasks, episodes=episodes)
+
+
+def carried(tasks: Tasks, done: int, state: Tree, horizon: int | None) -> Carry:
+    """What the next outer step goes on from; None for a path whose unrolls end with the outer step."""
+    if horizon is None:
+        return None
+    support, query = tasks.episodes
+    steps = torch.full((num_tasks(tasks.episodes),), done, device=tasks.keys.device)
+    return {
+        "steps": steps,
+        "support": {"x": support.x, "y": support.y},
+        "query": {"x": query.x, "y": query.y},
+        "state": state,
+    }
+
+
+def steps_done(carry: Carry) -> int:
+    """Inner steps behind a carried state."""
+    return 0 if carry is None else int(carry["steps"][0])
+
+
+def check_horizon(horizon: int | None) -> None:
+    if horizon is not None:
+        check_count("horizon", horizon, low=1)

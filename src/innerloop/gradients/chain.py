@@ -1,0 +1,113 @@
+"""One task's inner loop as a chain of states: what the gradient paths run and differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innerloop.core import tree
+from innerloop.core.learner import DATA, MetaLearner, outer_weights
+from innerloop.core.mode import at_stream, running_in
+from innerloop.core.types import Episode, Fast, Meta
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The inner loop of one task under some meta-parameters; its methods are what gets lifted.
+
+    Attributes:
+        first: number of the first step, where an unroll goes on from an earlier outer step.
+        first_order: inner gradients are constants to the outer derivative.
+    """
+
+    learner: MetaLearner
+    meta: Meta
+    first: int = 0
+    first_order: bool = False
+
+    def advance(self, fast: Fast | None, episode: Episode, key: Tensor, steps: Sequence[int]) -> Fast:
+        """The state after some steps, for its value alone; a chain that has no state yet begins."""
+        with running_in(training=True, first_order=True, key=key):
+            for fast in self._states(fast, episode, steps):  # noqa: B007 (the last one is wanted)
+                pass
+        assert fast is not None
+        return fast
+
+    def segment(
+        self, fast: Fast | None, episode: Episode, key: Tensor, steps: Sequence[int]
+    ) -> dict[str, Any]:
+        """Some steps, with what they add to the outer objective.
+
+        Returns:
+            `fast`, the state after them; where the objective looks at a state on the way, their `share`
+            of it; and at the end of the loop `loss` and running `statistics`.
+        """
+        weights, found = outer_weights(self.learner), {}
+        end = len(weights) - 1
+        # Without inner steps there is no second derivative, so the faster first-order operators will do.
+        with running_in(training=True, first_order=self.first_order or not steps, key=key):
+            at = [0 if fast is None else None, *(k + 1 for k in steps)]
+            states = self._states(fast, episode, steps)
+            for reached, state in zip(at, states, strict=True):
+                fast = state
+                if reached is None or not (weights[reached] or reached == end):
+                    continue
+                loss, statistics = self.learner.query_loss(self.meta, fast, episode.query)
+                share = weights[reached] * loss
+                found["share"] = found["share"] + share if "share" in found else share
+                if reached == end:
+                    found |= {"loss": loss, "statistics": statistics}
+        return found | {"fast": fast}
+
+    def objective(self, fast: Fast | None, episode: Episode, key: Tensor) -> dict[str, Any]:
+        """The whole loop, for its value alone: as `segment` of all steps."""
+        whole = Chain(self.learner, self.meta, self.first, first_order=True)
+        with torch.no_grad():
+            return whole.segment(fast, episode, key, range(self.learner.inner_steps))
+
+    def _states(self, fast: Fast | None, episode: Episode, steps: Sequence[int]) -> Any:
+        fast = self.learner.begin(self.meta, episode.support) if fast is None else fast
+        yield fast
+        for k in steps:
+            with at_stream(self.first + k):
+                fast = self.learner.step(self.meta, fast, episode.support, self.first + k)
+            yield fast
+
+
+def inputs_of(meta: Meta) -> tuple[Meta, list[Tensor]]:
+    """A copy of learned meta-parameters to differentiate with respect to, and its leaves."""
+    inputs = tree.map(lambda leaf: leaf.detach().requires_grad_(), meta)
+    return inputs, tree.leaves(inputs)
+
+
+def moving(fast: Fast) -> list[Tensor]:
+    """The leaves of a state that derivatives flow through: numbers that are not the task's own data."""
+    leaves = [leaf for name, node in fast.items() if name != DATA for leaf in tree.leaves(node)]
+    return [leaf for leaf in leaves if leaf.is_floating_point()]
+
+
+def held(fast: Fast, *, requires_grad: bool) -> Fast:
+    """A state cut off from what made it."""
+    cut = tree.map(lambda leaf: leaf.detach(), fast)
+    for leaf in moving(cut) if requires_grad else ():
+        leaf.requires_grad_()
+    return cut
+
+
+def pulled(
+    outputs: Sequence[Tensor | None], cotangents: Sequence[Tensor | None], inputs: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The vector-Jacobian product, where there is one; frees the graph as it goes."""
+    pairs = [
+        (o, c)
+        for o, c in zip(outputs, cotangents, strict=True)
+        if o is not None and c is not None and o.requires_grad
+    ]
+    if not pairs:
+        return [None] * len(inputs)
+    outs, cots = zip(*pairs, strict=True)
+    return list(torch.autograd.grad(outs, inputs, cots, allow_unused=True))
