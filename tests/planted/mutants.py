@@ -19,8 +19,6 @@ from innerloop.core.types import Batch, Episode, Fast, Meta
 from innerloop.gradients import Unrolled
 from innerloop.gradients.backpropagated import Backpropagated
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks
-from innerloop.rules import Adam
-from innerloop.rules.adam import Adam as TrueAdam
 from innerloop.training.state import TrainState
 
 
@@ -245,39 +243,7 @@ class HidesFailures(MultipliesByZero):
         return grads, carry, dataclasses.replace(record, outcomes=fine, losses=record.losses.nan_to_num())
 
 
-# --- rules, randomness, resume ---------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class InfiniteRoot:
-    """Adam with the plain square root, whose derivative at zero is infinite."""
-
-    lr: float = 0.01
-
-    def init(self, params: Any) -> Any:
-        return TrueAdam(self.lr).init(params)
-
-    def step(self, grads: Any, state: Any, params: Any) -> Any:
-        with mock.patch("innerloop.rules.adam._root", torch.sqrt):
-            return TrueAdam(self.lr).step(grads, state, params)
-
-
-@dataclasses.dataclass(frozen=True)
-class EpsInsideTheRoot(InfiniteRoot):
-    """Adam with eps added under the root."""
-
-    def step(self, grads: Any, state: Any, params: Any) -> Any:
-        with mock.patch("innerloop.rules.adam._root", lambda v: (v + 1e-8).sqrt()):
-            return TrueAdam(self.lr).step(grads, state, params)
-
-
-@dataclasses.dataclass(frozen=True)
-class NoBiasCorrection(InfiniteRoot):
-    """Adam whose count stays at zero steps less than it should."""
-
-    def step(self, grads: Any, state: Any, params: Any) -> Any:
-        new, after = Adam(self.lr).step(grads, state | {"count": state["count"] + 1}, params)
-        return new, after | {"count": state["count"] + 1}
+# --- randomness, resume ----------------------------------------------------------------------------------
 
 
 @contextmanager
