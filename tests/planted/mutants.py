@@ -17,7 +17,7 @@ from innerloop.core.learner import STATISTICS
 from innerloop.core.mode import running_in
 from innerloop.core.types import Batch, Episode, Fast, Meta
 from innerloop.gradients import Unrolled
-from innerloop.gradients.backpropagated import Backpropagated
+from innerloop.gradients.sweep import Sweep
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks
 from innerloop.training.state import TrainState
 
@@ -148,7 +148,7 @@ class IgnoresTheSeed:
 # --- gradients -------------------------------------------------------------------------------------------
 
 
-class PosesAsExact(Backpropagated):
+class PosesAsExact(Sweep):
     """Detached inner gradients that claim to be exact: what a forgotten `create_graph` gives."""
 
     exact = True
@@ -210,13 +210,8 @@ class ChunksDiffer(Unrolled):
         return dataclasses.replace(found, grads=tree.map(lambda g: g * scale, found.grads))
 
 
-class MultipliesByZero(MetaGradient):
+class MultipliesByZero(Unrolled):
     """Leaves a failed task out by a weight of zero, which a NaN survives."""
-
-    exact = True
-
-    def summed(self, learner: Any, meta: Meta, tasks: Tasks) -> Estimate:
-        return Unrolled().summed(learner, meta, tasks)
 
     def estimate(self, learner: Any, meta: Meta, episodes: Any, carry: Any = None, **how: Any) -> Any:
         grads, carry, record = Unrolled().estimate(learner, meta, episodes, carry, **how)

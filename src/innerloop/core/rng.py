@@ -87,6 +87,12 @@ def keyed_uniform(task_key: Tensor, shape: tuple[int, ...]) -> Tensor:
     return ((mixed >> 8).to(torch.float32) * 2.0**-24).reshape(shape)
 
 
+def keyed_normal(task_key: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal draws of `shape` (Box and Muller), under the same terms as `keyed_uniform`."""
+    radius = (-2.0 * (1.0 - keyed_uniform(fold_key(task_key, 0), shape)).log()).sqrt()
+    return radius * (2.0 * torch.pi * keyed_uniform(fold_key(task_key, 1), shape)).cos()
+
+
 def fold_key(task_key: Tensor, stream: int) -> Tensor:
     """An independent int64 scalar key for stream number `stream` of a task (its inner step, its layer)."""
     low = _mix32((task_key & 0xFFFFFFFF) ^ ((stream * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF))

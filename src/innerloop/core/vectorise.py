@@ -1,4 +1,4 @@
-"""The one place that lifts a function of one task to many: `vmap`, chunks of it, or a loop, on one thread or several."""
+"""The one place that lifts a function of one task to many: `vmap`, chunks of it, or a loop; over threads."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ class Lifting:
         size: tasks handled at once.
         vmap: whether they are lifted by `torch.func.vmap`; otherwise one after another.
         threads: parts of `size` tasks handled side by side, each with one-threaded kernels.
+        fallback: whether what `vmap` cannot lift is run one task after another instead.
     """
 
     size: int
     vmap: bool = True
     threads: int = 1
+    fallback: bool = False
 
     def __str__(self) -> str:
         how = f"vmap of {self.size}" if self.vmap else "loop"
@@ -91,16 +93,18 @@ def lifting(axis: TasksAxis, trees: Any, owner: Any = None, work: float = 0.0) -
     else:
         size, vmap = min(int(axis), count), True
     threads = min(cores, -(-count // size)) if size * work >= _HEAVY else 1
-    return Lifting(size, vmap, threads)
+    return Lifting(size, vmap, threads, fallback=axis == "auto")
 
 
 def each_part(fn: Callable[[slice, Lift], Any], trees: Any, how: Lifting, owner: Any = None) -> list[Any]:
-    """`fn(part, lift)` for each slice of the task axis, in order; `lift` brings a function of one task to it."""
+    """`fn(part, lift)` for each slice of the task axis; `lift` brings a function of one task to the slice."""
     count = num_tasks(trees)
     slices = [slice(start, min(start + how.size, count)) for start in range(0, count, how.size)]
 
     def lift(one: Callable[..., Any]) -> Callable[..., Any]:
-        return _vmap_or_loop(one, owner) if how.vmap else _one(one)
+        if not how.vmap:
+            return _one(one)
+        return _vmap_or_loop(one, owner) if how.fallback else _vmap(one)
 
     if how.threads == 1 or len(slices) == 1:
         return [fn(part, lift) for part in slices]

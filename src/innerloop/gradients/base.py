@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
 from innerloop.core.rng import task_keys
 from innerloop.core.types import Episode, Meta, Tree
-from innerloop.core.vectorise import Lift, Lifting, TasksAxis, each_part, join, lifting, num_tasks, take
+from innerloop.core.vectorise import Lift, TasksAxis, each_part, join, lifting, num_tasks, take
 
 #: State between outer steps: a tree of tensors with a leading task axis, or None.
 Carry = Any

@@ -17,7 +17,7 @@ from innerloop.gradients.base import Carry, Tasks
 
 
 def resumed(tasks: Tasks, horizon: int | None) -> Tasks:
-    """The carried tasks, where their unroll has not reached its horizon; else the new ones, from the start."""
+    """The carried tasks, while their unroll is short of its horizon; then the new ones."""
     carry = tasks.carry
     if horizon is None or carry is None or steps_done(carry) >= horizon:
         return replace(tasks, carry=None)

@@ -32,10 +32,8 @@ class Chain:
     def advance(self, fast: Fast | None, episode: Episode, key: Tensor, steps: Sequence[int]) -> Fast:
         """The state after some steps, for its value alone; a chain that has no state yet begins."""
         with running_in(training=True, first_order=True, key=key):
-            for fast in self._states(fast, episode, steps):  # noqa: B007 (the last one is wanted)
-                pass
-        assert fast is not None
-        return fast
+            *_, last = self._states(fast, episode, steps)
+        return last
 
     def segment(
         self, fast: Fast | None, episode: Episode, key: Tensor, steps: Sequence[int]
@@ -46,28 +44,34 @@ class Chain:
             `fast`, the state after them; where the objective looks at a state on the way, their `share`
             of it; and at the end of the loop `loss` and running `statistics`.
         """
-        weights, found = outer_weights(self.learner), {}
+        found: dict[str, Any] = {}
+        weights = outer_weights(self.learner)
         end = len(weights) - 1
         # Without inner steps there is no second derivative, so the faster first-order operators will do.
         with running_in(training=True, first_order=self.first_order or not steps, key=key):
             at = [0 if fast is None else None, *(k + 1 for k in steps)]
-            states = self._states(fast, episode, steps)
-            for reached, state in zip(at, states, strict=True):
-                fast = state
+            for reached, state in zip(at, self._states(fast, episode, steps), strict=True):
+                found["fast"] = state
                 if reached is None or not (weights[reached] or reached == end):
                     continue
-                loss, statistics = self.learner.query_loss(self.meta, fast, episode.query)
+                loss, statistics = self.learner.query_loss(self.meta, state, episode.query)
                 share = weights[reached] * loss
                 found["share"] = found["share"] + share if "share" in found else share
                 if reached == end:
                     found |= {"loss": loss, "statistics": statistics}
-        return found | {"fast": fast}
+        return found
 
-    def objective(self, fast: Fast | None, episode: Episode, key: Tensor) -> dict[str, Any]:
-        """The whole loop, for its value alone: as `segment` of all steps."""
-        whole = Chain(self.learner, self.meta, self.first, first_order=True)
-        with torch.no_grad():
-            return whole.segment(fast, episode, key, range(self.learner.inner_steps))
+    def judged(self, fast: Fast, episode: Episode, key: Tensor) -> dict[str, Any]:
+        """The query loss of a state, and running statistics."""
+        with running_in(training=True, first_order=True, key=key):
+            loss, statistics = self.learner.query_loss(self.meta, fast, episode.query)
+        return {"loss": loss, "statistics": statistics}
+
+    def step(self, fast: Fast, episode: Episode, key: Tensor, k: int) -> Fast:
+        """One step, to be differentiated."""
+        with running_in(training=True, first_order=self.first_order, key=key):
+            _, fast = self._states(fast, episode, [k])
+        return fast
 
     def _states(self, fast: Fast | None, episode: Episode, steps: Sequence[int]) -> Any:
         fast = self.learner.begin(self.meta, episode.support) if fast is None else fast
@@ -99,9 +103,13 @@ def held(fast: Fast, *, requires_grad: bool) -> Fast:
 
 
 def pulled(
-    outputs: Sequence[Tensor | None], cotangents: Sequence[Tensor | None], inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
+    *,
+    keep: bool = False,
 ) -> list[Tensor | None]:
-    """The vector-Jacobian product, where there is one; frees the graph as it goes."""
+    """The vector-Jacobian product, where there is one; frees the graph, unless told to `keep` it."""
     pairs = [
         (o, c)
         for o, c in zip(outputs, cotangents, strict=True)
@@ -110,4 +118,4 @@ def pulled(
     if not pairs:
         return [None] * len(inputs)
     outs, cots = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(outs, inputs, cots, allow_unused=True))
+    return list(torch.autograd.grad(outs, inputs, cots, allow_unused=True, retain_graph=keep))

@@ -18,16 +18,17 @@ class Recompute(Sweep):
     backward pass a step than `Unrolled`, a third more at most.
 
     Args:
-        segment: steps run again at a time, >= 1. About sqrt(inner_steps) is the middle ground between
-            keeping states and keeping graphs.
+        segment: steps run again at a time, >= 1; None is all of them, as in `Unrolled`. About
+            sqrt(inner_steps) is the middle ground between keeping states and keeping graphs.
 
     >>> import innerloop as il
     >>> il.gradients.Recompute().segments(3)
     [range(0, 1), range(1, 2), range(2, 3)]
     """
 
-    segment: int = 1
+    segment: int | None = 1
     exact = True
 
     def __post_init__(self) -> None:
-        check_count("segment", self.segment, low=1)
+        if self.segment is not None:
+            check_count("segment", self.segment, low=1)

@@ -6,8 +6,8 @@ from innerloop.core.learner import MetaLearner
 from innerloop.core.rng import Rng, as_key
 from innerloop.core.types import Episode, Meta
 from innerloop.core.vectorise import TasksAxis
-from innerloop.gradients.unrolled import Unrolled
 from innerloop.gradients.base import MetaGradient, Record
+from innerloop.gradients.unrolled import Unrolled
 
 
 def meta_gradient(

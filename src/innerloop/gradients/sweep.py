@@ -15,7 +15,7 @@ from torch import Tensor
 from innerloop.core import tree
 from innerloop.core.learner import STATISTICS, MetaLearner
 from innerloop.core.types import Fast, Meta
-from innerloop.core.vectorise import Lift, num_tasks
+from innerloop.core.vectorise import Lift
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
 from innerloop.gradients.carry import carried, resumed, steps_done
 from innerloop.gradients.chain import Chain, held, inputs_of, moving, pulled

@@ -20,16 +20,17 @@ class Truncated(Sweep):
     Memory and work: those of `last` steps, and a forward pass of the rest.
 
     Args:
-        last: steps that are differentiated, >= 1.
+        last: steps that are differentiated, >= 1; None is all of an outer step's.
         horizon: inner steps of an unroll that persists: each outer step takes the next
             `inner_steps` of it, of the same tasks, and a fresh unroll begins after `horizon`. None begins
             anew in every outer step.
     """
 
-    last: int = 1
+    last: int | None = 1
     horizon: int | None = None
     exact = False
 
     def __post_init__(self) -> None:
-        check_count("last", self.last, low=1)
+        if self.last is not None:
+            check_count("last", self.last, low=1)
         check_horizon(self.horizon)
