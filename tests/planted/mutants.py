@@ -17,8 +17,8 @@ from innerloop.core.learner import STATISTICS
 from innerloop.core.mode import running_in
 from innerloop.core.types import Batch, Episode, Fast, Meta
 from innerloop.gradients import Unrolled
-from innerloop.gradients.sweep import Sweep
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks
+from innerloop.gradients.sweep import Sweep
 from innerloop.training.state import TrainState
 
 

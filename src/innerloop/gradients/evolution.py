@@ -30,9 +30,9 @@ class Evolution(MetaGradient):
     Unbiased for the smoothed objective, so for a quadratic one; no backward pass, and no exploding
     gradient over long unrolls. Each task draws perturbations of its own. Its variance grows with the number
     of meta-parameters: for learned rates and small learned optimizers (Salimans et al. 2017,
-    arXiv 1703.03864). With a `horizon`, persistent evolution strategies (Vicol et al. 2021, arXiv 2112.13835): particles live
-    on over outer steps, and `e` above is the sum of all perturbations of their unroll so far, which removes
-    the bias of truncation.
+    arXiv 1703.03864). With a `horizon`, persistent evolution strategies (Vicol et al. 2021,
+    arXiv 2112.13835): particles live on over outer steps, and `e` above is the sum of all perturbations
+    of their unroll so far, which removes the bias of truncation.
 
     Work: `2 * pairs` inner loops. Memory: a few states, whatever `inner_steps`. A task's recorded loss is
     the mean over its particles; `record.measures["standard_error"]` is sqrt(E |g - E g|^2) of each
