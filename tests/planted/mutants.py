@@ -303,6 +303,8 @@ def _forgets(kept: str) -> Any:
         if kept == "best":
             values = values | {"best": None}
         true(self, tensors, values)
+        if kept == "carry":
+            self.carry = None
         if kept == "window":
             self.window = window
         if kept == "statistics" and STATISTICS in meta:
@@ -314,7 +316,7 @@ def _forgets(kept: str) -> Any:
 
 @contextmanager
 def resume_that_forgets(kept: str) -> Iterator[None]:
-    """Resuming without the optimizer's state, the running statistics, the window of losses, or the best."""
+    """Resuming without the optimizer's state, running statistics, window of losses, best, or carry."""
     with mock.patch.object(TrainState, "restore", _forgets(kept)):
         yield
 

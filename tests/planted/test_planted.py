@@ -14,12 +14,13 @@ import pytest
 from cases import Case
 from conformance import questions as ask
 from innerloop.core.rng import key, task_keys, uniform
+from innerloop.gradients import Evolution, Truncated
 from innerloop.models import Conv4
 from innerloop.tasks import Arrays
 from innerloop.training.config import OptimizerConfig
 from planted import mutants as bug
 from unit.core.test_rng import tasks_do_not_depend_on_their_number
-from unit.training.resuming import Setup, resumes_bitwise, small_config
+from unit.training.resuming import Setup, resumes_bitwise, small_config, unrolling_learner
 
 MLP = Case("MAML", "mlp")
 CONV = Case("MAML", "batch")
@@ -146,6 +147,8 @@ def test_randomness_that_depends_on_the_number_of_tasks_is_seen(draw: Any) -> No
 
 
 EMBEDS = Setup(lambda: EMBEDDING.kind(Conv4(None, width=3), batch_norm="running"), Arrays.tiny)
+UNROLLING = Setup(unrolling_learner, config=small_config(gradient=Truncated(last=1, horizon=8)))
+PARTICLES = Setup(unrolling_learner, config=small_config(gradient=Evolution(horizon=8)))
 WORSENING = Setup(config=small_config(optimizer=OptimizerConfig("SGD", lr=3.0, clip_norm=1.0)))
 
 FORGETTING: dict[str, tuple[Setup, Callable[[], AbstractContextManager[None]]]] = {
@@ -157,6 +160,8 @@ FORGETTING: dict[str, tuple[Setup, Callable[[], AbstractContextManager[None]]]] 
     "window": (Setup(), lambda: bug.resume_that_forgets("window")),
     "best": (WORSENING, lambda: bug.resume_that_forgets("best")),
     "statistics": (EMBEDS, lambda: bug.resume_that_forgets("statistics")),
+    "carry": (UNROLLING, lambda: bug.resume_that_forgets("carry")),
+    "particles": (PARTICLES, lambda: bug.resume_that_forgets("carry")),
     "stream": (Setup(), bug.tasks_from_a_stream),
     "rewind": (Setup(config=small_config(log_every=1)), bug.resume_that_does_not_rewind),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from innerloop.cli.described import KINDS
+from innerloop.cli.settings import merged
 from innerloop.core.errors import ConfigError
 from innerloop.core.registry import find
 from innerloop.training.components import checked, parameters
@@ -31,7 +31,7 @@ def complete_yaml(config: RunConfig) -> str:
     follow = {"algorithm": ("module", "loss"), "model": _sizes(config), "tasks": ()}
     values = config.to_dict()
     left_out = []
-    for kind in KINDS:
+    for kind in COMPONENTS:
         cls, typed = _typed(kind, values[kind])
         defaults = {n: p.default for n, p in parameters(cls).items() if p.default is not p.empty}
         left_out += [
@@ -49,7 +49,7 @@ def continued(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:
     stored = RunConfig.from_yaml(folder.path / CONFIG)
     if not given:
         return stored
-    full = RunConfig.from_dict(_over(stored, given))
+    full = RunConfig.from_dict(merged(stored.to_dict(), given))
     for name, (asked, found) in _compared(stored, full, given).items():
         if asked == found or (name == "steps" and asked > found):
             continue
@@ -63,24 +63,10 @@ def continued(folder: RunFolder, given: Mapping[str, Any]) -> RunConfig:
     return dataclasses.replace(stored, train=dataclasses.replace(stored.train, steps=full.train.steps))
 
 
-def _over(stored: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    result = stored.to_dict()
-    for name, value in given.items():
-        value = {"name": value} if name in KINDS and isinstance(value, str) else value
-        other = (
-            isinstance(value, dict)
-            and name in KINDS
-            and value.get("name", result[name]["name"]) != result[name]["name"]
-        )
-        both = isinstance(value, dict) and isinstance(result.get(name), dict)
-        result[name] = result[name] | value if both and not other else value
-    return result
-
-
 def _compared(stored: RunConfig, full: RunConfig, given: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Each given setting by name: what was asked for, and what is stored."""
     result: dict[str, tuple[Any, Any]] = {}
-    for kind in KINDS:
+    for kind in COMPONENTS:
         asked, found = getattr(full, kind), getattr(stored, kind)
         if kind not in given:
             continue
@@ -91,9 +77,9 @@ def _compared(stored: RunConfig, full: RunConfig, given: Mapping[str, Any]) -> d
             result |= {f"{kind}.{n}": (v, before.get(n, defaults[n])) for n, v in typed.items()}
     ours, theirs = full.train.to_dict(), stored.train.to_dict()
     for name, value in given.items():
-        if isinstance(value, dict) and name not in KINDS:
+        if isinstance(value, dict) and name not in (*COMPONENTS, "gradient"):
             result |= {f"{name}.{n}": (ours[name][n], theirs[name][n]) for n in value}
-        elif name not in KINDS:
+        elif name not in COMPONENTS:
             result[name] = (ours[name], theirs[name])
     return result
 

@@ -17,7 +17,7 @@ from innerloop.core.errors import unknown
 
 PACKAGE = Path(__file__).parents[1]
 #: The kinds of component of a run, and the package that holds each.
-KINDS = {"algorithm": "algorithms", "model": "models", "tasks": "tasks"}
+KINDS = {"algorithm": "algorithms", "model": "models", "tasks": "tasks", "gradient": "gradients"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,31 @@ class Described:
 
 def registry(kind: str) -> Mapping[str, str]:
     """Names of one kind of component -> their files."""
+    if kind == "gradient":
+        return gradients()
     return importlib.import_module(f"innerloop.{KINDS[kind]}").REGISTRY
+
+
+@cache
+def gradients() -> Mapping[str, str]:
+    """The gradient paths and their files: what the package offers that is a concrete `MetaGradient`."""
+    offered = _from_files(ast.parse((PACKAGE / "gradients/__init__.py").read_text(encoding="utf-8")))
+    found = {name: place for name, place in sorted(offered.items()) if _is_path(place, name)}
+    return {name: Path(place).stem for name, place in found.items()}
+
+
+def _is_path(place: str, name: str) -> bool:
+    """Whether a class that is not abstract stands below `MetaGradient`."""
+
+    def below(place: str, name: str) -> bool:
+        tree = ast.parse((PACKAGE / place).read_text(encoding="utf-8"))
+        node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
+        if node is None:
+            return False
+        return name == "MetaGradient" or any(below(*base) for base in _bases(tree, node, place))
+
+    abstract = re.search(rf"^class {name}\(.*\bABC\b.*\)", (PACKAGE / place).read_text("utf-8"), re.MULTILINE)
+    return abstract is None and below(place, name)
 
 
 def component(kind: str, name: str) -> Described:
@@ -90,18 +114,22 @@ def read_class(place: str, name: str) -> Described:
 def _bases(tree: ast.Module, node: ast.ClassDef, place: str) -> list[tuple[str, str]]:
     """The bases of a class that stand in the package: file and name of each."""
     here = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
-    from_files = {
-        alias.name: f"{n.module.removeprefix('innerloop.').replace('.', '/')}.py"
-        for n in tree.body
-        if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("innerloop.")
-        for alias in n.names
-    }
-    found = []
+    from_files, found = _from_files(tree), []
     for base in map(ast.unparse, node.bases):
         at = place if base in here else from_files.get(base)
         if at is not None and (PACKAGE / at).is_file():
             found.append((at, base))
     return found
+
+
+def _from_files(tree: ast.Module) -> dict[str, str]:
+    """The names that a module imports from files of the package -> those files."""
+    return {
+        alias.name: f"{n.module.removeprefix('innerloop.').replace('.', '/')}.py"
+        for n in tree.body
+        if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("innerloop.")
+        for alias in n.names
+    }
 
 
 def first_sentence(text: str) -> str:

@@ -9,8 +9,8 @@ from innerloop.cli.options import HELP, JSON, help_page, one_positional, simple
 from innerloop.core.errors import unknown
 
 OPTIONS = (JSON, HELP)
-KINDS = {"algorithms": "algorithm", "tasks": "tasks", "models": "model"}
-WHAT = "{algorithms,tasks,models,recipes}"
+KINDS = {"algorithms": "algorithm", "tasks": "tasks", "models": "model", "gradients": "gradient"}
+WHAT = "{algorithms,tasks,models,gradients,recipes}"
 
 
 def run(argv: list[str]) -> int:

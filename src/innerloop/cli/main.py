@@ -35,7 +35,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "judge a run on unseen tasks, beside baselines, with intervals"),
     "compare": Command("compare", "judge several runs on the same tasks, with paired differences"),
     "adapt": Command("adapt", "learn new classes from a few images each, and label other images"),
-    "list": Command("list", "name the algorithms, tasks, models or recipes there are"),
+    "list": Command("list", "name the algorithms, tasks, models, gradients or recipes there are"),
 }
 
 HEADINGS = {

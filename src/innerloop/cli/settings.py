@@ -14,7 +14,9 @@ FLAGS = (
     Option("resume", "go on with the run in --out, exactly; alone, with the configuration stored there"),
     Option("overwrite", "delete the run in --out and start again"),
     Option("print_config", "print the whole configuration as YAML and stop; --config reads it"),
-    Option("help", "show this page; with --algorithm, --tasks or --model NAME also its own settings"),
+    Option(
+        "help", "show this page; with --algorithm, --tasks, --model or --gradient NAME also its own settings"
+    ),
 )
 FILES = (
     Option("recipe", "start from a configuration that comes with the package", "NAME"),
@@ -74,7 +76,7 @@ def gather(parsed: Parsed) -> dict[str, Any]:
     if config is not None:
         values = merged(values, _from_file(config))
     values = merged(values, nested(given, _NAMED))
-    known = [*KINDS, *dict.fromkeys(name.partition(".")[0] for name in outer_loop())]
+    known = dict.fromkeys([*KINDS, *(name.partition(".")[0] for name in outer_loop())])
     for name in values:
         if name not in known:
             raise unknown("setting", str(name), known)

@@ -123,12 +123,12 @@ def _free_folder(config: RunConfig) -> Path:
 
 def _help(parsed: Parsed) -> str:
     sections = {"configuration and output": [*settings.FILES, *settings.FLAGS]}
-    sections["what is trained, on what"] = [
+    sections["what is trained, on what, and how its meta-gradient is obtained"] = [
         Option(kind, f"one of {', '.join(described.registry(kind))}", "NAME", _DEFAULTS.get(kind))
         for kind in KINDS
     ]
     outer = settings.outer_loop()
-    sections["outer loop"] = [_option(name, argument) for name, argument in outer.items()]
+    sections["outer loop"] = [_option(name, a) for name, a in outer.items() if name not in KINDS]
     for kind in KINDS:
         if kind in parsed.options:
             found = described.component(kind, parsed.options[kind])
@@ -140,12 +140,13 @@ def _help(parsed: Parsed) -> str:
         lines += ["", f"{title}:", option_lines(options)]
     lines += [
         "",
-        "With --algorithm MAML, --tasks Omniglot or --model Conv4, --help also lists what these take.",
+        "With --algorithm MAML, --tasks Omniglot, --model Conv4 or --gradient Recompute, --help also lists",
+        "what these take.",
     ]
     return "\n".join(lines)
 
 
-_DEFAULTS = {"model": "Conv4 for images, MLP for the rest"}
+_DEFAULTS = {"model": "Conv4 for images, MLP for the rest", "gradient": "the algorithm's own"}
 
 
 def _option(name: str, argument: Argument) -> Option:

@@ -13,12 +13,15 @@ from innerloop.core.types import Episode, Meta
 from innerloop.core.vectorise import take
 from innerloop.tasks.base import TaskSource
 from innerloop.training.config import TrainConfig
+from innerloop.training.paths import Undescribed, as_gradient, words
 from innerloop.training.step import to_device
 
 
 def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) -> None:
     """Raise unless the device exists, training tasks can be sampled, and the model's output fits them."""
     check_device(config.device)
+    if isinstance(config.gradient, Undescribed):
+        config.gradient.refuse()
     spec = tasks.spec
     if learner.loss != spec.loss:
         name, kinds = type(learner).__name__, {"cross_entropy": "classes", "mse": "targets"}
@@ -34,6 +37,21 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     for split in ("train", "val"):
         episodes = to_device(tasks.sample(split, 1, key(config.seed, "check")), config.device)
         check_output(learner, meta, episodes, split)
+        if split == "train" and config.gradient is not None:
+            check_gradient(learner, meta, episodes, config)
+
+
+def check_gradient(learner: ModuleLearner, meta: Meta, episodes: Episode, config: TrainConfig) -> None:
+    """Raise `ContractError` unless the gradient path that was asked for works with the learner."""
+    gradient = as_gradient(config.gradient) or learner.gradient
+    try:
+        gradient.estimate(learner, meta, episodes, axis=config.tasks_axis)
+    except NotImplementedError as error:
+        raise ContractError(
+            f"gradient {words(gradient)}: {error}",
+            expected=f"a path that {type(learner).__name__} can use",
+            do="use Unrolled or Recompute, or leave gradient out",
+        ) from error
 
 
 def check_output(learner: ModuleLearner, meta: Meta, episodes: Episode, split: str) -> None:

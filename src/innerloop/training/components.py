@@ -37,7 +37,7 @@ def checked(
             near = nearest(name, known)
             raise ConfigError(
                 f"unknown setting {prefix}.{name} of {cls.__name__}",
-                expected=f"one of {', '.join(known)}",
+                expected=f"one of {', '.join(known)}" if known else f"{cls.__name__} alone",
                 do=f"did you mean {prefix}.{near}?" if near else "remove it",
             )
         result[name] = converted(known[name].annotation, value, f"{prefix}.{name}")

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_type_hints
 from innerloop.core.errors import ConfigError, check_count, check_range, nearest
 from innerloop.core.vectorise import check_axis
 from innerloop.training.components import Plain, converted
+from innerloop.training.paths import GradientChoice, as_gradient, plain
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class TrainConfig:
         steps: outer steps.
         tasks_per_step: tasks in each.
         seed: of weights, tasks and everything else.
-        gradient: how the meta-gradient is obtained; None is the algorithm's own way.
+        gradient: how the meta-gradient is obtained: an object of `innerloop.gradients`, its name, or
+            its name with arguments; None is the algorithm's own way.
         tasks_axis: `auto`, `vmap`, `loop` or a chunk size: changes speed and memory, not results.
         device: `cpu`, `cuda` or `mps`.
         threads: CPU threads of torch; None leaves torch's choice.
@@ -110,7 +112,7 @@ class TrainConfig:
     steps: int = 1000
     tasks_per_step: int = 4
     seed: int = 0
-    gradient: Literal["Unrolled", "FirstOrder", "Displacement"] | None = None
+    gradient: GradientChoice = None
     tasks_axis: Literal["auto", "vmap", "loop"] | int = "auto"
     device: str = "cpu"
     threads: int | None = None
@@ -128,6 +130,7 @@ class TrainConfig:
                 check_count(name, getattr(self, name), low=1)
         check_count("seed", self.seed, low=0)
         check_axis(self.tasks_axis)
+        object.__setattr__(self, "gradient", as_gradient(self.gradient))  # frozen: one form from here on
 
     @property
     def validate_every(self) -> int:
@@ -135,7 +138,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Plain]:
         """Plain values, as they stand in `config.yaml`."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(dataclasses.replace(self, gradient=None))
+        return values | {"gradient": plain(as_gradient(self.gradient))}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Plain]) -> TrainConfig:
@@ -161,6 +165,8 @@ def _typed(cls: type[Any], values: Mapping[str, Plain], prefix: str) -> Any:
                     f"{full} = {value!r}", expected="settings by name", do=f"give {full}.<setting>"
                 )
             arguments[name] = _typed(hints[name], value, f"{full}.")
+        elif hints[name] == GradientChoice:
+            arguments[name] = as_gradient(value)
         else:
             arguments[name] = converted(hints[name], value, full)
     return cls(**arguments)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from innerloop import gradients
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
 from innerloop.core.errors import DataError, NonFiniteError
@@ -22,6 +21,7 @@ from innerloop.tasks.base import TaskSource
 from innerloop.training.config import TrainConfig
 from innerloop.training.events import EventFiles
 from innerloop.training.folder import RunFolder
+from innerloop.training.paths import as_gradient
 from innerloop.training.state import new_state, stored_meta
 from innerloop.training.step import outer_step
 
@@ -56,8 +56,7 @@ class Training:
         self, learner: ModuleLearner, tasks: TaskSource, config: TrainConfig, folder: RunFolder | None = None
     ) -> None:
         self.learner, self.tasks, self.config, self.folder = learner, tasks, config, folder
-        name = config.gradient
-        self.gradient = learner.gradient if name is None else getattr(gradients, name)()
+        self.gradient = as_gradient(config.gradient) or learner.gradient
         learner.to(config.device)
         self.untrained: Meta = learner.init(generator(config.seed, "init"))
         self.state = new_state(self.untrained, config.optimizer, config.device)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from innerloop.core import tree
 from innerloop.core.errors import ContractError
-from innerloop.core.types import Meta
-from innerloop.gradients.base import learned
+from innerloop.core.types import Meta, Tree
+from innerloop.gradients.base import Carry, learned
 from innerloop.training.config import OptimizerConfig
 
 
@@ -25,6 +25,7 @@ class TrainState:
         optimizer: the outer optimizer, over the leaves of the learned part of `meta`.
         window: losses and task failures since the last line of metrics.
         best: validation score and step of the best look so far, or None.
+        carry: what the gradient path goes on from: a tree of tensors, or None.
     """
 
     step: int
@@ -33,14 +34,18 @@ class TrainState:
     window: list[float] = field(default_factory=list)
     failed_tasks: int = 0
     best: tuple[float, int] | None = None
+    carry: Carry = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by path: `meta/...` and `optimizer/<leaf>/...`."""
+        """Every tensor by path: `meta/...`, `optimizer/<leaf>/...` and `carry/...`."""
         found = {f"meta/{path}": leaf for path, leaf in tree.flatten(self.meta).items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             for name, value in slots.items():
                 found[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
-        return {path: leaf.detach().contiguous() for path, leaf in found.items()}
+        found = {path: leaf.detach().contiguous() for path, leaf in found.items()}
+        # Leaves of a carry may share memory (a task's inputs, an expanded tensor), which files cannot.
+        carry = {} if self.carry is None else tree.flatten(self.carry, "carry")
+        return found | {path: leaf.detach().clone().contiguous() for path, leaf in carry.items()}
 
     def values(self) -> dict[str, Any]:
         """Everything else, as plain values; floats survive JSON exactly."""
@@ -49,7 +54,7 @@ class TrainState:
             "window": self.window,
             "failed_tasks": self.failed_tasks,
             "best": None if self.best is None else list(self.best),
-        }
+        } | ({} if self.carry is None else {"carry": _shape(self.carry)})
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what `tensors` and `values` of an equally configured run hold, in place.
@@ -70,6 +75,21 @@ class TrainState:
         self.step, self.window = values["step"], values["window"]
         self.failed_tasks = values["failed_tasks"]
         self.best = None if values["best"] is None else tuple(values["best"])
+        device = tree.leaves(self.meta)[0].device
+        shape = values.get("carry")
+        self.carry = None if shape is None else _filled(shape, tensors, device)
+
+
+def _shape(node: Tree, path: str = "carry") -> Any:
+    """A tree with the path of each leaf in its place: a node without leaves (SGD's state) is in no path."""
+    if isinstance(node, dict):
+        return {name: _shape(child, f"{path}/{name}") for name, child in node.items()}
+    return path
+
+
+def _filled(shape: Any, tensors: dict[str, Tensor], device: torch.device) -> Tree:
+    """The inverse of `_shape`."""
+    return tree.map(lambda path: tensors[path].to(device), shape)
 
 
 def stored_meta(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

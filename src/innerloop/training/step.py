@@ -33,9 +33,12 @@ def meta_step(
 ) -> Record:
     """Move the meta-parameters along the meta-gradient of some tasks; not at all if most of them failed."""
     place = key(config.seed, "inner", state.step)
-    grads, _, record = gradient.estimate(learner, state.meta, episodes, key=place, axis=config.tasks_axis)
+    grads, carry, record = gradient.estimate(
+        learner, state.meta, episodes, state.carry, key=place, axis=config.tasks_axis
+    )
     if record.mostly_failed:
         return record
+    state.carry = carry
     leaves = tree.leaves(learned(state.meta))
     for leaf, grad in zip(leaves, tree.leaves(learned(grads)), strict=True):
         leaf.grad = _regularised(grad, leaf, config.optimizer)

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from innerloop import algorithms, models, tasks
+from innerloop import algorithms, gradients, models, tasks
 from innerloop.cli import described, recipes, settings
 from innerloop.cli.options import Parsed, parse
 from innerloop.core.errors import ConfigError
 from innerloop.training.config import TrainConfig
 from innerloop.training.experiment import RunConfig
+from innerloop.training.paths import known
 
-PACKAGES = {"algorithm": algorithms, "model": models, "tasks": tasks}
-EVERY = [(kind, name) for kind, package in PACKAGES.items() for name in package.REGISTRY]
+PACKAGES = {"algorithm": algorithms, "model": models, "tasks": tasks, "gradient": gradients}
+EVERY = [(kind, name) for kind in PACKAGES for name in described.registry(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
@@ -29,6 +30,12 @@ def test_a_class_read_from_its_source_has_the_arguments_it_has(kind: str, name: 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_every_argument_is_described(kind: str, name: str) -> None:
     assert [a.name for a in described.component(kind, name).arguments.values() if not a.about] == []
+
+
+def test_the_gradients_read_from_source_are_those_there_are() -> None:
+    assert list(described.registry("gradient")) == sorted(known())
+    assert not described._is_path("gradients/sweep.py", "Sweep"), "planted: an abstract class"
+    assert not described._is_path("gradients/base.py", "Record"), "planted: another class"
 
 
 def test_every_setting_of_the_outer_loop_is_an_option() -> None:
@@ -68,6 +75,11 @@ def test_another_component_drops_the_arguments_of_the_one_before() -> None:
     assert settings.merged(base, {"algorithm": {"name": "ProtoNet"}}) == {"algorithm": {"name": "ProtoNet"}}
     kept = settings.merged(base, {"algorithm": {"name": "MAML", "inner_steps": "2"}})
     assert kept == {"algorithm": {"name": "MAML", "inner_lr": 0.1, "inner_steps": "2"}}
+    gradient = settings.merged({"gradient": "Recompute"}, {"gradient": {"segment": "4"}})
+    assert gradient == {"gradient": {"name": "Recompute", "segment": "4"}}
+    assert settings.merged({"gradient": {"name": "Recompute", "segment": 4}}, {"gradient": "Unrolled"}) == {
+        "gradient": {"name": "Unrolled"}
+    }
 
 
 @pytest.mark.parametrize("text", ["20,30", "[20,30]", "[20,30,]"])

@@ -15,6 +15,7 @@ from innerloop.algorithms import MAML
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
 from innerloop.models import MLP
+from innerloop.rules import SGD
 from innerloop.tasks import Sinusoid
 from innerloop.training.config import OptimizerConfig, TrainConfig, ValidationConfig
 from innerloop.training.fit import Existing, start
@@ -31,6 +32,13 @@ def small_config(**changes: Any) -> TrainConfig:
 
 def sinusoid_learner() -> ModuleLearner:
     return MAML(MLP(1, 1, hidden=(5,)), inner_lr=0.01, inner_steps=1, loss="mse")
+
+
+def unrolling_learner(momentum: float = 0.0) -> ModuleLearner:
+    """Two inner steps in an outer step, of an unroll that may be longer."""
+    learner = MAML(MLP(1, 1, hidden=(5,)), inner_lr=0.01, inner_steps=2, loss="mse")
+    learner.rule = SGD(0.01, momentum=momentum)
+    return learner
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,25 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cases import CASES, Case
-from innerloop import algorithms, tasks
+from innerloop import algorithms, gradients, tasks
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError, ContractError
+from innerloop.gradients.base import MetaGradient
 from innerloop.models import MLP, Conv4
 from innerloop.tasks import Arrays, Linear, Sinusoid
+from innerloop.training import paths
 from innerloop.training.config import OptimizerConfig, TrainConfig, ValidationConfig
 from innerloop.training.experiment import RunConfig, describe
+from innerloop.training.fit import train
 
+PATHS: list[Any] = [
+    None,
+    *paths.known(),
+    {"name": "Recompute", "segment": 4},
+    gradients.Truncated(last=5, horizon=100),
+    gradients.Implicit("neumann", damping=0.1),
+    gradients.Evolution(sigma=0.02, antithetic=False),
+]
 rates = st.floats(1e-8, 10.0)
 optimizers = st.builds(
     OptimizerConfig,
@@ -40,7 +52,7 @@ configs = st.builds(
     TrainConfig,
     steps=st.integers(1, 10**6),
     seed=st.integers(0, 2**62),
-    gradient=st.sampled_from([None, "Unrolled", "FirstOrder", "Displacement"]),
+    gradient=st.sampled_from(PATHS),
     tasks_axis=st.sampled_from(["auto", "vmap", "loop", 1, 7]),
     threads=st.none() | st.integers(1, 64),
     optimizer=optimizers,
@@ -73,6 +85,9 @@ BASE: dict[str, Any] = {"algorithm": "MAML", "tasks": "Sinusoid"}
         ({"model": "Conv5"}, "did you mean 'Conv4'?"),
         ({"model": {"name": "MLP", "hiden": [3]}}, "did you mean model.hidden?"),
         ({"algoritm": "MAML"}, "did you mean 'algorithm'?"),
+        ({"gradient": "Recomputed"}, "did you mean 'Recompute'?"),
+        ({"gradient": {"name": "Recompute", "segmnt": 3}}, "did you mean gradient.segment?"),
+        ({"gradient": {"name": "Unrolled", "segment": 3}}, "remove it"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_one(values: dict[str, Any], suggestion: str) -> None:
@@ -94,7 +109,10 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(values: dict[str, Any],
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr"),
         ({"optimizer": {"lr": True}}, "optimizer.lr"),
         ({"optimizer": {"name": "Adagrad"}}, "optimizer.name"),
-        ({"gradient": "Implicit"}, "gradient"),
+        ({"gradient": 3}, "gradient"),
+        ({"gradient": {"segment": 3}}, "gradient"),
+        ({"gradient": {"name": "Recompute", "segment": "few"}}, "gradient.segment"),
+        ({"gradient": {"name": "Implicit", "solver": "lu"}}, "gradient.solver"),
         ({"algorithm": {"name": "MAML", "inner_steps": "two"}}, "algorithm.inner_steps"),
         ({"algorithm": {"name": "MAML", "batch_norm": "none"}}, "algorithm.batch_norm"),
         ({"model": {"name": "MLP", "hidden": "big"}}, "model.hidden"),
@@ -119,6 +137,8 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(values: dict[str, Any], na
         {"threads": 0},
         {"tasks_axis": 0},
         {"checkpoint_every": 0},
+        {"gradient": {"name": "Recompute", "segment": 0}},
+        {"gradient": {"name": "Evolution", "sigma": -1.0}},
         {"optimizer": {"lr": 0.0}},
         {"optimizer": {"lr": -1e-3}},
         {"optimizer": {"lr": math.nan}},
@@ -171,6 +191,64 @@ def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
             RunConfig.from_yaml(path)
     with pytest.raises(ConfigError, match="check the path"):
         RunConfig.from_yaml(tmp_path / "missing.yaml")
+
+
+# --- gradient paths --------------------------------------------------------------------------------------
+
+
+def test_every_gradient_path_has_a_name() -> None:
+    """Planted: a class that is abstract, and one that is no gradient, are none."""
+    defined = {cls for cls in subclasses(MetaGradient) if cls.__module__.startswith("innerloop.gradients.")}
+    concrete = {cls.__name__: cls for cls in defined if ABC not in cls.__bases__}
+    assert paths.known() == concrete
+    assert {"Sweep", "MetaGradient", "Record"}.isdisjoint(paths.known())
+
+
+def subclasses(cls: type) -> set[type]:
+    return {cls}.union(*map(subclasses, cls.__subclasses__()))
+
+
+@pytest.mark.parametrize("name", paths.known())
+def test_a_path_is_the_same_by_name_by_arguments_and_as_an_object(name: str) -> None:
+    path = paths.known()[name]()
+    ways = [name, {"name": name}, paths.plain(path), path]
+    assert [TrainConfig(gradient=way).gradient for way in ways] == [path] * 4
+    assert TrainConfig.from_dict({"gradient": name}).gradient == path
+
+
+def test_no_path_is_the_learner_s_own() -> None:
+    for none in (None, "none", {"name": "null"}, {}):
+        assert TrainConfig(gradient=none).gradient is None
+
+
+class Mine(gradients.FirstOrder):  # another class, of a name that no file can find
+    pass
+
+
+def test_a_path_of_one_s_own_is_used_and_asked_for_when_a_file_cannot_describe_it(tmp_path: Path) -> None:
+    config = TrainConfig(steps=1, gradient=Mine(), validation=ValidationConfig(episodes=2))
+    learner = algorithms.MAML(MLP(1, 1), loss="mse")
+    run = train(learner, Sinusoid.tiny(), config=config, out=tmp_path / "run")
+    assert run.config.train.gradient == Mine()
+    stored = RunConfig.from_yaml(tmp_path / "run" / "config.yaml")
+    assert stored.train.to_dict()["gradient"] == {"name": "Mine", "custom": True}
+    with pytest.raises(ContractError, match=r"gradient is Mine.*\n.*TrainConfig\(gradient=\.\.\.\)"):
+        train(learner, Sinusoid.tiny(), config=stored.train)
+
+
+@pytest.mark.parametrize(
+    ("learner", "name", "said"),
+    [
+        (algorithms.ProtoNet(Conv4(None, width=3)), "Displacement", "no initialisation to displace"),
+        (algorithms.MAML(Conv4(3, width=3)), "Implicit", "does not depend on meta"),
+    ],
+)
+def test_a_path_that_a_learner_cannot_use_is_refused_before_anything_is_written(
+    learner: Any, name: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ContractError, match=said):
+        train(learner, Arrays.tiny(), config=TrainConfig(gradient=name), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # --- objects and their descriptions ----------------------------------------------------------------------

@@ -14,12 +14,21 @@ from torch import nn
 
 from innerloop import algorithms
 from innerloop.core.errors import ConfigError, ContractError, DataError, NonFiniteError
+from innerloop.gradients import Evolution, Truncated
 from innerloop.models import MLP, Conv4
 from innerloop.tasks import Arrays, Sinusoid
 from innerloop.training.config import OptimizerConfig
 from innerloop.training.folder import RunFolder
 from innerloop.training.run import load
-from unit.training.resuming import Setup, finish, resumes_bitwise, run_to, same_outcome, small_config
+from unit.training.resuming import (
+    Setup,
+    finish,
+    resumes_bitwise,
+    run_to,
+    same_outcome,
+    small_config,
+    unrolling_learner,
+)
 
 OPTIMIZERS: list[dict[str, Any]] = [
     {"name": "Adam"},
@@ -51,6 +60,13 @@ SETUPS: dict[str, Setup] = {
     "running": Setup(lambda: algorithms.ProtoNet(Conv4(None, width=3), batch_norm="running"), Arrays.tiny),
     "running-adapted": Setup(lambda: algorithms.FOMAML(Conv4(3, width=3), batch_norm="running"), Arrays.tiny),
     "first-order": Setup(config=small_config(gradient="FirstOrder", tasks_axis=1)),
+    "truncated-unroll": Setup(unrolling_learner, config=small_config(gradient=Truncated(last=1, horizon=8))),
+    "evolution-unroll": Setup(
+        unrolling_learner, config=small_config(gradient=Evolution(sigma=0.02, pairs=2, horizon=8))
+    ),
+    "momentum-unroll": Setup(
+        lambda: unrolling_learner(momentum=0.5), config=small_config(gradient=Truncated(horizon=100))
+    ),
     "sparse-checkpoints": Setup(config=small_config(checkpoint_every=4, log_every=5)),
 }
 
@@ -58,6 +74,15 @@ SETUPS: dict[str, Setup] = {
 @pytest.mark.parametrize("name", SETUPS)
 def test_resume_is_bitwise_whatever_a_run_carries(name: str, tmp_path: Path) -> None:
     resumes_bitwise(SETUPS[name], tmp_path)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_an_unroll_is_carried_over_a_stop_wherever_it_is(stop: int, tmp_path: Path) -> None:
+    """Two inner steps in each outer step, of unrolls of eight: a fresh one begins at the fourth."""
+    setup = SETUPS["truncated-unroll"]
+    resumes_bitwise(setup, tmp_path, (stop,))
+    carry = run_to(setup.start(tmp_path / "one"), stop).state.carry
+    assert int(carry["steps"][0]) == 2 * ((stop - 1) % 4 + 1)
 
 
 @pytest.mark.parametrize("stops", [(1,), (2,), (5,), (1, 2, 3, 4, 5), (2, 2), (6,)])
