@@ -78,6 +78,7 @@ class GradientLearner(ModuleLearner, ABC):
     and by which rule.
     """
 
+    steps_alike = True
     rule: UpdateRule
     inner_batch: int | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,12 +29,15 @@ class MetaLearner(ABC):
     Attributes:
         inner_steps: inner steps in meta-training; 0 for a closed-form learner.
         loss: name of the loss of both loops.
+        steps_alike: whether every inner step is the same function, whatever its number `k`, so that one
+            compiled graph serves for all.
         step_weights: the outer objective: weights of the query loss after each of the inner steps
             (MAML++'s multi-step loss, a learned optimizer's sum); None is the last step alone.
     """
 
     inner_steps: int
     loss: Loss
+    steps_alike: ClassVar[bool] = False
     step_weights: tuple[float, ...] | None = None
 
     @abstractmethod

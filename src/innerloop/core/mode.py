@@ -35,7 +35,7 @@ class Mode:
     first_order: bool = False
     ways: int | None = None
     root: Tensor | None = field(default=None, repr=False)
-    path: tuple[int, ...] = ()
+    path: tuple[int | Tensor, ...] = ()
     precision: torch.dtype | None = None
 
     @property
@@ -68,7 +68,7 @@ def running_in(**changes: Any) -> Iterator[Mode]:
 
 
 @contextmanager
-def at_stream(stream: int) -> Iterator[None]:
+def at_stream(stream: int | Tensor) -> Iterator[None]:
     """Run the block with the key of an inner step (or of a layer), so that recomputing it repeats it."""
     with running_in(path=(*_MODE.get().path, stream)):
         yield

@@ -93,7 +93,7 @@ def keyed_normal(task_key: Tensor, shape: tuple[int, ...]) -> Tensor:
     return radius * (2.0 * torch.pi * keyed_uniform(fold_key(task_key, 1), shape)).cos()
 
 
-def fold_key(task_key: Tensor, stream: int) -> Tensor:
+def fold_key(task_key: Tensor, stream: int | Tensor) -> Tensor:
     """An independent int64 scalar key for stream number `stream` of a task (its inner step, its layer)."""
     low = _mix32((task_key & 0xFFFFFFFF) ^ ((stream * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF))
     high = _mix32(((task_key >> 32) & 0x7FFFFFFF) ^ low)

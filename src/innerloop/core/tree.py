@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -12,8 +12,11 @@ from innerloop.core.types import Tree
 
 
 def flatten(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
-    """Path -> leaf, paths joined with '/', in the order of the dicts."""
-    return dict(_walk(tree, prefix))
+    """Path -> leaf, paths joined with '/', in the order of the dicts.
+
+    An empty dict inside the tree (the state of a rule that keeps none) is a path that ends with '/'.
+    """
+    return dict(_walk(tree, prefix, empties=True))
 
 
 def unflatten(leaves: dict[str, Tensor]) -> Tree:
@@ -26,8 +29,16 @@ def unflatten(leaves: dict[str, Tensor]) -> Tree:
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[name] = leaf
+        if name:
+            node[name] = leaf
     return tree
+
+
+def structure(tree: Tree) -> Hashable:
+    """The shape of a tree without its leaves, to compare or look up by."""
+    if isinstance(tree, dict):
+        return tuple((name, structure(node)) for name, node in tree.items())
+    return None
 
 
 def leaves(tree: Tree) -> list[Tensor]:
@@ -57,9 +68,11 @@ def is_finite(tree: Tree) -> bool:
     return all(bool(torch.isfinite(leaf).all()) for leaf in leaves(tree))
 
 
-def _walk(tree: Tree, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _walk(tree: Tree, prefix: str, *, empties: bool = False) -> Iterator[tuple[str, Tensor]]:
     if isinstance(tree, dict):
+        if empties and prefix and not tree:
+            yield f"{prefix}/", torch.empty(0)
         for name, node in tree.items():
-            yield from _walk(node, f"{prefix}/{name}" if prefix else name)
+            yield from _walk(node, f"{prefix}/{name}" if prefix else name, empties=empties)
     else:
         yield prefix, tree

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from innerloop.core import tree
+from innerloop.core.compiled import compiler_of, eagerly
 from innerloop.core.learner import STATISTICS, MetaLearner
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
@@ -66,12 +68,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Stacked episodes, the key of each task [T], how to lift them, and what was carried to here."""
+    """Stacked episodes, the key of each task [T], how to lift and run them, and what was carried to here.
+
+    Attributes:
+        run: calls a pure function of trees, compiled or not: `run(fn, key, *trees)`.
+    """
 
     episodes: Episode
     keys: Tensor
     axis: TasksAxis = "auto"
     carry: Carry = None
+    run: Callable[..., Tree] = eagerly
 
     def only(self, which: Tensor | slice) -> Tasks:
         carry = None if self.carry is None else take(self.carry, which)
@@ -115,6 +122,7 @@ class MetaGradient(ABC):
         *,
         key: int = 0,
         axis: TasksAxis = "auto",
+        compile: bool = False,
     ) -> tuple[Meta, Carry, Record]:
         """Mean meta-gradient over the tasks whose inner loop stayed finite.
 
@@ -123,6 +131,8 @@ class MetaGradient(ABC):
             carry: what the previous outer step returned; None at first, and for most paths always.
             key: source of the randomness inside inner steps (see `core.rng.key`).
             axis: how tasks are lifted.
+            compile: whether the functions that a path is made of run as compiled graphs, which are kept
+                with the learner; its settings must not change in between.
 
         Returns:
             Gradients shaped like `meta` (zero for running statistics), the carry, the record.
@@ -130,7 +140,8 @@ class MetaGradient(ABC):
         count = num_tasks(episodes)
         keys = torch.from_numpy((task_keys(key, count) >> 1).astype("int64")).to(episodes.support.x.device)
         tasks = self.begin(Tasks(episodes, keys, axis, carry))
-        found = self.summed(learner, meta, tasks)
+        run = compiler_of(learner) if compile else eagerly
+        found = self.summed(learner, meta, replace(tasks, run=run))
         outcomes = [Outcome.FINITE] * len(found.losses)
         kept = found
         if not (bool(torch.isfinite(found.losses).all()) and tree.is_finite(found.grads)):

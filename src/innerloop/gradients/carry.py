@@ -11,9 +11,10 @@ from dataclasses import replace
 import torch
 
 from innerloop.core.errors import ContractError, check_count
-from innerloop.core.types import Batch, Episode, Tree
+from innerloop.core.types import Tree
 from innerloop.core.vectorise import num_tasks
 from innerloop.gradients.base import Carry, Tasks
+from innerloop.gradients.chain import as_episodes, as_tree
 
 
 def resumed(tasks: Tasks, horizon: int | None) -> Tasks:
@@ -21,7 +22,7 @@ def resumed(tasks: Tasks, horizon: int | None) -> Tasks:
     carry = tasks.carry
     if horizon is None or carry is None or steps_done(carry) >= horizon:
         return replace(tasks, carry=None)
-    episodes = Episode(*(Batch(carry[part]["x"], carry[part]["y"]) for part in ("support", "query")))
+    episodes = as_episodes(carry)
     if num_tasks(episodes) != num_tasks(tasks.episodes):
         raise ContractError(
             f"{num_tasks(tasks.episodes)} tasks, and a carry of {num_tasks(episodes)}",
@@ -35,14 +36,8 @@ def carried(tasks: Tasks, done: int, state: Tree, horizon: int | None) -> Carry:
     """What the next outer step goes on from; None for a path whose unrolls end with the outer step."""
     if horizon is None:
         return None
-    support, query = tasks.episodes
     steps = torch.full((num_tasks(tasks.episodes),), done, device=tasks.keys.device)
-    return {
-        "steps": steps,
-        "support": {"x": support.x, "y": support.y},
-        "query": {"x": query.x, "y": query.y},
-        "state": state,
-    }
+    return {"steps": steps, "state": state} | as_tree(tasks.episodes)
 
 
 def steps_done(carry: Carry) -> int:

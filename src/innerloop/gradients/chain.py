@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from innerloop.core import tree
 from innerloop.core.learner import DATA, MetaLearner, outer_weights
 from innerloop.core.mode import at_stream, running_in
-from innerloop.core.types import Episode, Fast, Meta
+from innerloop.core.types import Batch, Episode, Fast, Meta, Tree
 
 
 @dataclass(frozen=True)
@@ -20,25 +20,28 @@ class Chain:
     """The inner loop of one task under some meta-parameters; its methods are what gets lifted.
 
     Attributes:
-        first: number of the first step, where an unroll goes on from an earlier outer step.
+        steps: numbers of the steps to take, from the state that a method is given.
+        first: number of the loop's first step, where an unroll goes on from an earlier outer step.
+        stream: number of the stream of randomness of the first of `steps`; a tensor where one graph
+            has to serve for any of them.
         first_order: inner gradients are constants to the outer derivative.
     """
 
     learner: MetaLearner
     meta: Meta
+    steps: Sequence[int]
     first: int = 0
+    stream: Tensor | int = 0
     first_order: bool = False
 
-    def advance(self, fast: Fast | None, episode: Episode, key: Tensor, steps: Sequence[int]) -> Fast:
-        """The state after some steps, for its value alone; a chain that has no state yet begins."""
+    def advance(self, fast: Fast | None, episode: Episode, key: Tensor) -> Fast:
+        """The state after the steps, for its value alone; a chain that has no state yet begins."""
         with running_in(training=True, first_order=True, key=key):
-            *_, last = self._states(fast, episode, steps)
+            *_, last = self._states(fast, episode)
         return last
 
-    def segment(
-        self, fast: Fast | None, episode: Episode, key: Tensor, steps: Sequence[int]
-    ) -> dict[str, Any]:
-        """Some steps, with what they add to the outer objective.
+    def segment(self, fast: Fast | None, episode: Episode, key: Tensor) -> dict[str, Any]:
+        """The steps, with what they add to the outer objective.
 
         Returns:
             `fast`, the state after them; where the objective looks at a state on the way, their `share`
@@ -48,9 +51,9 @@ class Chain:
         weights = outer_weights(self.learner)
         end = len(weights) - 1
         # Without inner steps there is no second derivative, so the faster first-order operators will do.
-        with running_in(training=True, first_order=self.first_order or not steps, key=key):
-            at = [0 if fast is None else None, *(k + 1 for k in steps)]
-            for reached, state in zip(at, self._states(fast, episode, steps), strict=True):
+        with running_in(training=True, first_order=self.first_order or not self.steps, key=key):
+            at = [0 if fast is None else None, *(k + 1 for k in self.steps)]
+            for reached, state in zip(at, self._states(fast, episode), strict=True):
                 found["fast"] = state
                 if reached is None or not (weights[reached] or reached == end):
                     continue
@@ -67,19 +70,29 @@ class Chain:
             loss, statistics = self.learner.query_loss(self.meta, fast, episode.query)
         return {"loss": loss, "statistics": statistics}
 
-    def step(self, fast: Fast, episode: Episode, key: Tensor, k: int) -> Fast:
-        """One step, to be differentiated."""
+    def step(self, fast: Fast, episode: Episode, key: Tensor) -> Fast:
+        """The steps, to be differentiated."""
         with running_in(training=True, first_order=self.first_order, key=key):
-            _, fast = self._states(fast, episode, [k])
-        return fast
+            *_, last = self._states(fast, episode)
+        return last
 
-    def _states(self, fast: Fast | None, episode: Episode, steps: Sequence[int]) -> Any:
+    def _states(self, fast: Fast | None, episode: Episode) -> Iterator[Fast]:
         fast = self.learner.begin(self.meta, episode.support) if fast is None else fast
         yield fast
-        for k in steps:
-            with at_stream(self.first + k):
+        for index, k in enumerate(self.steps):
+            with at_stream(self.stream + index):
                 fast = self.learner.step(self.meta, fast, episode.support, self.first + k)
             yield fast
+
+
+def as_tree(episodes: Episode) -> Tree:
+    support, query = episodes
+    return {"support": {"x": support.x, "y": support.y}, "query": {"x": query.x, "y": query.y}}
+
+
+def as_episodes(node: Tree) -> Episode:
+    """The inverse of `as_tree`."""
+    return Episode(*(Batch(node[part]["x"], node[part]["y"]) for part in ("support", "query")))
 
 
 def inputs_of(meta: Meta) -> tuple[Meta, list[Tensor]]:

@@ -94,8 +94,8 @@ class Evolution(MetaGradient):
             if STATISTICS in meta:
                 moved |= {STATISTICS: meta[STATISTICS]}
             fast = None if state is None else state[("one", "other")[index]]
-            chain = Chain(learner, moved, first, first_order=True)
-            results.append(chain.segment(fast, episode, key, range(learner.inner_steps)))
+            chain = Chain(learner, moved, range(learner.inner_steps), first, first, first_order=True)
+            results.append(chain.segment(fast, episode, key))
         one, other = results
         slope = (one["share"] - other["share"]) / ((2 if self.antithetic else 1) * self.sigma)
         return {

@@ -60,7 +60,7 @@ class Implicit(MetaGradient):
 
     def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:
         inputs, leaves = inputs_of(learned(meta))
-        chain = Chain(learner, inputs | ({STATISTICS: meta[STATISTICS]} if STATISTICS in meta else {}))
+        whole = inputs | ({STATISTICS: meta[STATISTICS]} if STATISTICS in meta else {})
         episodes, keys = tasks.episodes, tasks.keys
         steps = learner.inner_steps
         if steps == 0 or any(outer_weights(learner)[:-1]):
@@ -70,12 +70,14 @@ class Implicit(MetaGradient):
                 do="use Unrolled or Recompute",
             )
         with torch.no_grad():
-            reached = lift(lambda e, k: chain.advance(None, e, k, range(steps)))(episodes, keys)
+            loop = Chain(learner, whole, range(steps))
+            reached = lift(lambda episode, key: loop.advance(None, episode, key))(episodes, keys)
         end = held(reached, requires_grad=True)
         point = moving(end)
         with torch.enable_grad():
+            chain = Chain(learner, whole, [steps - 1], stream=steps - 1)
             judged = lift(chain.judged)(end, episodes, keys)
-            again = moving(lift(lambda f, e, k: chain.step(f, e, k, steps - 1))(end, episodes, keys))
+            again = moving(lift(chain.step)(end, episodes, keys))
         losses = judged["loss"]
         direct = pulled([losses], [torch.ones_like(losses)], [*leaves, *point])
         v = _filled(direct[len(leaves) :], point)

@@ -18,6 +18,7 @@ def meta_gradient(
     tasks_axis: TasksAxis = "auto",
     *,
     rng: Rng = 0,
+    compile: bool = False,
 ) -> tuple[Meta, Record]:
     """The gradient of the mean query loss with respect to `meta`, and a record of every task.
 
@@ -28,11 +29,13 @@ def meta_gradient(
         gradient: how to obtain it; None is the learner's own way (`Unrolled` for MAML).
         tasks_axis: `auto`, `vmap`, `loop`, or the number of tasks to lift at once.
         rng: an int or a generator: the randomness inside inner steps (dropout, minibatches).
+        compile: compile the step and its derivative, once for each shape: worth it for many calls.
 
     Returns:
         Gradients shaped like `meta`, and the record: losses [T] and outcomes of the tasks. Tasks
         that did not stay finite are left out of the mean.
     """
     how = gradient or getattr(learner, "gradient", None) or Unrolled()
-    grads, _, record = how.estimate(learner, meta, episodes, key=as_key(rng), axis=tasks_axis)
+    key = as_key(rng)
+    grads, _, record = how.estimate(learner, meta, episodes, key=key, axis=tasks_axis, compile=compile)
     return grads, record

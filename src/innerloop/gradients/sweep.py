@@ -8,17 +8,20 @@ One segment of all steps is ordinary backpropagation; segments of one step need 
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from innerloop.core import tree
-from innerloop.core.learner import STATISTICS, MetaLearner
-from innerloop.core.types import Fast, Meta
+from innerloop.core.compiled import settings
+from innerloop.core.learner import STATISTICS, MetaLearner, outer_weights
+from innerloop.core.types import Fast, Meta, Tree
 from innerloop.core.vectorise import Lift
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
 from innerloop.gradients.carry import carried, resumed, steps_done
-from innerloop.gradients.chain import Chain, held, inputs_of, moving, pulled
+from innerloop.gradients.chain import Chain, as_episodes, as_tree, held, inputs_of, moving, pulled
 
 
 class Sweep(MetaGradient, ABC):
@@ -43,44 +46,28 @@ class Sweep(MetaGradient, ABC):
         return resumed(tasks, self.horizon)
 
     def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:
-        inputs, leaves = inputs_of(learned(meta))
-        whole = inputs | ({STATISTICS: meta[STATISTICS]} if STATISTICS in meta else {})
-        first, steps = steps_done(tasks.carry), learner.inner_steps
-        chain = Chain(learner, whole, first, self.first_order)
-        segments = self.segments(steps)
-        fast = None if tasks.carry is None else tasks.carry["state"]
-        starts: list[Fast | None] = []
-        with torch.no_grad():
-            if segments[0].start > 0:
-                fast = self._lifted(lift, chain.advance, fast, tasks, range(segments[0].start))
-            for steps_here in segments[:-1]:
-                starts.append(fast)
-                fast = self._lifted(lift, chain.advance, fast, tasks, steps_here)
-        starts.append(fast)
+        segments = self.segments(learner.inner_steps)
+        first = steps_done(tasks.carry)
+        link = _Link(self, learner, meta, tasks, lift, first)
+        fast: Fast = {} if tasks.carry is None else tasks.carry["state"]
+        if segments[0].start > 0:
+            fast = link.advance(fast, range(segments[0].start))
+        starts = [fast]
+        for steps in segments[:-1]:
+            starts.append(link.advance(starts[-1], steps))
 
-        total = [torch.zeros_like(leaf) for leaf in leaves]
-        cotangents: list[Tensor | None] | None = None
-        last: dict = {}
+        total = [torch.zeros_like(leaf) for leaf in tree.leaves(learned(meta))]
+        cotangents: dict[str, Tensor] = {}
+        last: dict[str, Any] = {}
         for index in reversed(range(len(segments))):
-            start = starts.pop()
-            if start is not None:
-                start = held(start, requires_grad=index > 0)
-            with torch.enable_grad():
-                found = self._lifted(lift, chain.segment, start, tasks, segments[index])
-            last = last or {name: tree.map(_value, node) for name, node in found.items()}
-            ends = moving(found["fast"])
-            share = found["share"].sum() if "share" in found else None
-            outputs = [share, *(ends if cotangents else [])]
-            one = None if share is None else torch.ones_like(share)
-            before = moving(start) if start is not None and index > 0 else []
-            del found, ends
-            grads = pulled(outputs, [one, *(cotangents or [])], [*leaves, *before])
-            for sum_so_far, grad in zip(total, grads, strict=False):
-                if grad is not None:
-                    sum_so_far.add_(grad)
-            cotangents = grads[len(leaves) :]
-        grads = with_statistics(tree.rebuild(inputs, total), meta)
-        carry = carried(tasks, first + steps, last["fast"], self.horizon)
+            found = link.pull(starts.pop(), cotangents, segments[index], to_start=index > 0)
+            for path, grad in found["grads"].items():
+                total[int(path)].add_(grad)
+            cotangents = found["cotangents"]
+            last = last or {name: found[name] for name in ("loss", "statistics", "fast")}
+            del found
+        grads = with_statistics(tree.rebuild(learned(meta), total), meta)
+        carry = carried(tasks, first + learner.inner_steps, last["fast"], self.horizon)
         return Estimate(grads, last["loss"], last["statistics"], carry=carry)
 
     def segments(self, steps: int) -> list[range]:
@@ -103,12 +90,83 @@ class Sweep(MetaGradient, ABC):
         graph = min(self.segment or max(1, swept), max(1, swept)) * (2 * params + 4 * activations)
         return float(graph + len(self.segments(steps)) * params)
 
-    def _lifted(self, lift, method, fast: Fast | None, tasks: Tasks, steps: range):
-        if fast is None:
-            return lift(lambda episode, key: method(None, episode, key, steps))(tasks.episodes, tasks.keys)
-        lifted = lift(lambda state, episode, key: method(state, episode, key, steps))
-        return lifted(fast, tasks.episodes, tasks.keys)
+
+class _Link:
+    """Runs and pulls back segments of some tasks' chains: pure functions of trees, that can be compiled."""
+
+    def __init__(
+        self, path: Sweep, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift, first: int
+    ) -> None:
+        self.path, self.learner, self.lift, self.first = path, learner, lift, first
+        self.run, self.carrying = tasks.run, path.horizon is not None
+        self.given = (meta, as_tree(tasks.episodes), tasks.keys)
+
+    def advance(self, start: Fast, steps: range) -> Fast:
+        def advanced(start: Fast, meta: Meta, episodes: Tree, keys: Tensor, stream: Tensor) -> Fast:
+            with torch.no_grad():
+                return self._lifted(self._chain(meta, steps, stream).advance, start, episodes, keys)
+
+        return self.run(advanced, self._key("advance", steps), start, *self.given, self._stream(steps))
+
+    def pull(
+        self, start: Fast, cotangents: dict[str, Tensor], steps: range, *, to_start: bool
+    ) -> dict[str, Any]:
+        """The gradients that come from a segment, by number of the leaf, and what it is to pass further back.
+
+        Returns:
+            `grads` and `cotangents`, for the leaves of `meta` and of `start` that have one; `fast` where it
+            is to be carried on; `loss` and `statistics` at the end of the loop.
+        """
+
+        def pulled_back(
+            start: Fast, cotangents: Tree, meta: Meta, episodes: Tree, keys: Tensor, stream: Tensor
+        ) -> dict[str, Any]:
+            inputs, leaves = inputs_of(learned(meta))
+            whole = inputs | ({STATISTICS: meta[STATISTICS]} if STATISTICS in meta else {})
+            start = held(start, requires_grad=to_start)
+            with torch.enable_grad():
+                found = self._lifted(self._chain(whole, steps, stream).segment, start, episodes, keys)
+            ends = moving(found["fast"])
+            share = found["share"].sum() if "share" in found else None
+            kept = {
+                name: tree.map(torch.Tensor.detach, found.get(name, {})) for name in ("loss", "statistics")
+            }
+            kept["fast"] = tree.map(torch.Tensor.detach, found["fast"]) if self.carrying else {}
+            one = None if share is None else torch.ones_like(share)
+            before = moving(start) if to_start else []
+            del found
+            outputs = [share, *ends]
+            grads = pulled(
+                outputs, [one, *(cotangents.get(str(i)) for i in range(len(ends)))], [*leaves, *before]
+            )
+            return kept | {
+                "grads": _numbered(grads[: len(leaves)]),
+                "cotangents": _numbered(grads[len(leaves) :]),
+            }
+
+        key = self._key("pull", steps, to_start)
+        found = self.run(pulled_back, key, start, cotangents, *self.given, self._stream(steps))
+        return {"statistics": {}, "grads": {}, "cotangents": {}, "fast": {}} | found
+
+    def _chain(self, meta: Meta, steps: range, stream: Tensor) -> Chain:
+        return Chain(self.learner, meta, steps, self.first, stream, self.path.first_order)
+
+    def _lifted(self, method: Callable[..., Tree], start: Fast, episodes: Tree, keys: Tensor) -> Tree:
+        stacked = as_episodes(episodes)
+        if not start:
+            return self.lift(lambda episode, key: method(None, episode, key))(stacked, keys)
+        return self.lift(method)(start, stacked, keys)
+
+    def _stream(self, steps: range) -> Tensor:
+        return torch.tensor(self.first + steps.start)
+
+    def _key(self, name: str, steps: range, *more: Hashable) -> Hashable:
+        """Everything that makes one segment's graph differ from another's."""
+        place = len(steps) if self.learner.steps_alike else (self.first, steps)
+        weights = outer_weights(self.learner)[steps.start + 1 : steps.stop + 1]
+        ends = steps.stop == self.learner.inner_steps
+        return (name, place, weights, ends, self.path, settings(self.learner), self.carrying, *more)
 
 
-def _value(leaf: Tensor) -> Tensor:
-    return leaf.detach()
+def _numbered(found: list[Tensor | None]) -> dict[str, Tensor]:
+    return {str(i): leaf for i, leaf in enumerate(found) if leaf is not None}
