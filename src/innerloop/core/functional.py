@@ -90,6 +90,26 @@ class _Dropout(nn.Module):
         return x * kept / (1.0 - self.probability)
 
 
+class _Attention(nn.MultiheadAttention):
+    """Attention by plain arithmetic, which `vmap` lifts; it cannot lift the fused operator of a CPU."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        masks = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask, "is_causal": is_causal}
+        averaged = average_attn_weights
+        outputs, weights = super().forward(query, key, value, average_attn_weights=averaged, **masks)
+        return outputs, weights if need_weights else None
+
+
 class FunctionalModule:
     """A module as a pure function `(params, x) -> outputs` of one task.
 
@@ -108,7 +128,7 @@ class FunctionalModule:
                 f"batch_norm = {policy!r}", expected=f"one of {', '.join(POLICIES)}", do="choose one"
             )
         self.policy = policy
-        self._module = _without_state(copy.deepcopy(module)).eval()
+        self._module = _without_fast_path(_without_state(copy.deepcopy(module)).eval())
         self._norms = [m for m in self._module.modules() if isinstance(m, _BatchNorm)]
         self._idle: list[nn.Module] = []
 
@@ -265,6 +285,16 @@ def _without_state(
                 path = f"{prefix}.{name}" if prefix else name
                 setattr(module, name, _without_state(child, path, done))
     return done[module]
+
+
+def _without_fast_path(module: nn.Module) -> nn.Module:
+    """Transformer layers in the mode that is made to be differentiated; their own dropout stays off."""
+    for layer in module.modules():
+        if isinstance(layer, nn.TransformerEncoderLayer):
+            layer.training = True  # the flag of this layer alone: its dropout layers have their own
+        elif type(layer) is nn.MultiheadAttention:
+            layer.__class__, layer.training, layer.dropout = _Attention, True, 0.0
+    return module
 
 
 def _all_but_channel(x: Tensor) -> list[int]:

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from innerloop.core.attention import multi_head_attention_forward, scaled_dot_product_attention
+
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """While active, fused normalisations run as plain arithmetic, also inside modules."""
+    """While active, fused normalisations and attention run as plain arithmetic, also inside modules."""
 
     def __torch_function__(
         self,
@@ -97,4 +99,10 @@ def _by_channel(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor
     return scaled_and_shifted(x, weight, bias)
 
 
-_WRITTEN_OUT = {F.batch_norm: batch_norm, F.instance_norm: instance_norm, F.layer_norm: layer_norm}
+_WRITTEN_OUT: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.batch_norm: batch_norm,
+    F.instance_norm: instance_norm,
+    F.layer_norm: layer_norm,
+    F.multi_head_attention_forward: multi_head_attention_forward,
+    F.scaled_dot_product_attention: scaled_dot_product_attention,
+}
