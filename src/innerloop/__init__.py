@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from innerloop import algorithms, gradients, models, rules, tasks
     from innerloop.core.errors import ConfigError, ContractError, DataError, InnerloopError
     from innerloop.core.types import Batch, Episode, TaskSpec
+    from innerloop.gradients.check import check_gradient
     from innerloop.gradients.single import meta_gradient
     from innerloop.training.fit import train
     from innerloop.training.run import Run, load, load_adapted
@@ -28,6 +29,7 @@ _NAMES = {
     "InnerloopError": "core.errors",
     "Run": "training.run",
     "TaskSpec": "core.types",
+    "check_gradient": "gradients.check",
     "load": "training.run",
     "load_adapted": "training.run",
     "meta_gradient": "gradients.single",
@@ -44,6 +46,7 @@ __all__ = [
     "Run",
     "TaskSpec",
     "algorithms",
+    "check_gradient",
     "gradients",
     "load",
     "load_adapted",
