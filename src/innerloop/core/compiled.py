@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -65,16 +66,23 @@ class Compiler:
     def _made(self, fn: Fn, trees: tuple[Tree, ...], leaves: list[Tensor]) -> _Graph | None:
         started = time.perf_counter()
         try:
-            graph = _Graph(fn, trees, leaves)
-            graph(leaves)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the compiler about itself
+                graph = _Graph(fn, trees, leaves)
+                graph(leaves)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever stops a compiler, training goes on without it
-            self.failure = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+            self.failure = _reason(error)
             log.warning("steps run eagerly, since they cannot be compiled: %s", self.failure)
             return None
         self.seconds += time.perf_counter() - started
         return graph
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "inner_exception", error)  # the compiler wraps what its back end raised
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)[:200]
 
 
 class _Graph:

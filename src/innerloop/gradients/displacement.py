@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from innerloop.core import tree
+from innerloop.core.compiled import settings
 from innerloop.core.learner import MetaLearner, adapt
 from innerloop.core.mode import running_in
 from innerloop.core.types import Episode, Meta, Tree
 from innerloop.core.vectorise import Lift
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
+from innerloop.gradients.chain import as_episodes, as_tree
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,22 @@ class Displacement(MetaGradient):
     exact = False
 
     def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:
-        def one_task(episode: Episode, key: Tensor) -> tuple[Meta, Tensor, Tree]:
-            with running_in(training=True, first_order=True, key=key):
-                fast = adapt(learner, meta, episode.support, learner.inner_steps)
-                loss, gathered = learner.query_loss(meta, fast, episode.query)
-            moved = learned(learner.displaced(meta, fast))
-            return tree.map(lambda before, after: before - after, learned(meta), moved), loss, gathered
+        def moved(meta: Meta, episodes: Tree, keys: Tensor) -> dict[str, Tree]:
+            def one_task(episode: Episode, key: Tensor) -> dict[str, Tree]:
+                with running_in(training=True, first_order=True, key=key):
+                    fast = adapt(learner, meta, episode.support, learner.inner_steps)
+                    loss, gathered = learner.query_loss(meta, fast, episode.query)
+                after = learned(learner.displaced(meta, fast))
+                moves = tree.map(lambda old, new: old - new, learned(meta), after)
+                return {"moves": moves, "loss": loss, "statistics": gathered}
 
-        with torch.no_grad():
-            moves, losses, statistics = lift(one_task)(tasks.episodes, tasks.keys)
-            grads = tree.map(lambda move: move.sum(0), moves)
-        return Estimate(with_statistics(grads, meta), losses, statistics)
+            with torch.no_grad():
+                found = lift(one_task)(as_episodes(episodes), keys)
+                return found | {"moves": tree.map(lambda move: move.sum(0), found["moves"])}
+
+        key = ("displacement", settings(learner))
+        found = tasks.run(moved, key, meta, as_tree(tasks.episodes), tasks.keys)
+        return Estimate(with_statistics(found["moves"], meta), found["loss"], found["statistics"])
 
     def passes(self, steps: int) -> float:
         return 3.0 * steps

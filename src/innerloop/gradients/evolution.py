@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from innerloop.core import tree
+from innerloop.core.compiled import settings
 from innerloop.core.errors import check_count, check_range
 from innerloop.core.learner import STATISTICS, MetaLearner
 from innerloop.core.rng import fold_key, keyed_normal
@@ -16,7 +17,7 @@ from innerloop.core.types import Episode, Meta, Tree
 from innerloop.core.vectorise import Lift
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
 from innerloop.gradients.carry import carried, check_horizon, resumed, steps_done
-from innerloop.gradients.chain import Chain
+from innerloop.gradients.chain import Chain, as_episodes, as_tree
 
 _NOISE = 1 << 20  # streams of a task's key from here on are perturbations; below are inner steps
 
@@ -63,16 +64,21 @@ class Evolution(MetaGradient):
 
     def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:
         first = steps_done(tasks.carry)
+
+        def particles(meta: Meta, state: Tree, episodes: Tree, keys: Tensor, at: Tree) -> Tree:
+            def one_task(episode: Episode, key: Tensor, state: Tree = None) -> Tree:
+                return self._particle(learner, meta, first, at, (episode, key, state))
+
+            with torch.no_grad():
+                return lift(one_task)(as_episodes(episodes), keys, *((state,) if state else ()))
+
+        graph = ("evolution", 0 if learner.steps_alike else first, self, settings(learner))
+        given = (as_tree(tasks.episodes), tasks.keys)
         found: list[dict[str, Any]] = []
         for pair in range(self.pairs):
-            state = None if tasks.carry is None else tasks.carry["state"][str(pair)]
-
-            def particle(episode: Episode, key: Tensor, state: Tree = None, pair: int = pair) -> Tree:
-                return self._particle(learner, meta, first, pair, (episode, key, state))
-
-            given = (tasks.episodes, tasks.keys) if state is None else (tasks.episodes, tasks.keys, state)
-            with torch.no_grad():
-                found.append(lift(particle)(*given))
+            state = {} if tasks.carry is None else tasks.carry["state"][str(pair)]
+            at = {"stream": torch.tensor(first), "pair": torch.tensor(pair)}
+            found.append(tasks.run(particles, graph, meta, state, *given, at))
         with torch.no_grad():
             estimates = [f["estimate"] for f in found]
             mean = tree.map(lambda *leaves: torch.stack(leaves).mean(0), *estimates)
@@ -83,10 +89,10 @@ class Evolution(MetaGradient):
         carry = carried(tasks, first + learner.inner_steps, states, self.horizon)
         return Estimate(grads, losses, found[0]["statistics"], measures, carry)
 
-    def _particle(self, learner: MetaLearner, meta: Meta, first: int, pair: int, given: tuple) -> Tree:
+    def _particle(self, learner: MetaLearner, meta: Meta, first: int, at: Tree, given: tuple) -> Tree:
         """One perturbation of one task: its estimate, and what persists of it."""
         episode, key, state = given
-        noise = _noise(fold_key(key, _NOISE + pair), learned(meta))
+        noise = _noise(fold_key(key, _NOISE + at["pair"]), learned(meta))
         total = noise if state is None else tree.map(torch.add, state["total"], noise)
         results = []
         for index, sign in enumerate((1.0, -1.0 if self.antithetic else 0.0)):
@@ -94,7 +100,7 @@ class Evolution(MetaGradient):
             if STATISTICS in meta:
                 moved |= {STATISTICS: meta[STATISTICS]}
             fast = None if state is None else state[("one", "other")[index]]
-            chain = Chain(learner, moved, range(learner.inner_steps), first, first, first_order=True)
+            chain = Chain(learner, moved, range(learner.inner_steps), first, at["stream"], first_order=True)
             results.append(chain.segment(fast, episode, key))
         one, other = results
         slope = (one["share"] - other["share"]) / ((2 if self.antithetic else 1) * self.sigma)
