@@ -74,7 +74,7 @@ def test_a_graph_gives_the_numbers_of_the_code(path: MetaGradient, traced_only: 
     assert compiler_of(learner).failure is None
 
 
-@pytest.mark.parametrize("path", [Truncated(last=2, horizon=9), Evolution(horizon=9)], ids=str)
+@pytest.mark.parametrize("path", [Truncated(last=1, horizon=9), Evolution(horizon=9)], ids=str)
 def test_a_carried_unroll_runs_on_one_graph(path: MetaGradient, traced_only: list[Any]) -> None:
     learner, meta, episodes = learner_and_tasks(steps=2)
     carry = other = None
