@@ -13,7 +13,7 @@ from torch import Tensor
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
-from innerloop.core.learner import STATISTICS, MetaLearner, adapt
+from innerloop.core.learner import STATISTICS, MetaLearner, adapt, outer_weights, states
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
 from innerloop.core.rng import task_keys
@@ -50,8 +50,9 @@ def mean_query_loss(learner: MetaLearner, meta: Meta, episodes: Episode, key: in
         episode = take(episodes, i)
         ways = count_ways(episodes.support.y)
         with torch.no_grad(), running_in(training=True, key=task_key, ways=ways):
-            fast = adapt(learner, meta, episode.support, learner.inner_steps)
-            total += float(learner.query_loss(meta, fast, episode.query)[0])
+            reached = states(learner, meta, episode.support, learner.inner_steps)
+            for weight, fast in zip(outer_weights(learner), reached, strict=True):
+                total += weight * float(learner.query_loss(meta, fast, episode.query)[0]) if weight else 0.0
     return total / count
 
 
