@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
-from conformance.questions import close, estimate
+from conformance.questions import KEY, close, estimate, inner_keys
+from innerloop.core import tree
+from innerloop.core.learner import adapt
+from innerloop.core.mode import running_in
 from innerloop.core.types import Batch, Episode, Meta
-from innerloop.core.vectorise import Lifting, TasksAxis, num_tasks
+from innerloop.core.vectorise import Lifting, TasksAxis, num_tasks, take
 from innerloop.gradients import MetaGradient, Recompute, Unrolled
 from innerloop.gradients.base import learned
 
@@ -66,3 +69,59 @@ def others_are_unmoved_by_one_that_diverges(learner: Any, meta: Meta, episodes: 
         assert other.kept == kept, "outcomes"
         close(grads, expected, 1e-10)
         close(other.losses[kept], record.losses, 1e-10)
+
+
+def steps_repeat_when_recomputed(learner: Any, meta: Meta, episodes: Episode) -> None:
+    """What a step draws is the same when it is run again, in every part, and other in the next step."""
+    recomputing_changes_nothing(learner, meta, episodes)
+    lifting_changes_nothing(learner, meta, episodes)
+
+
+# --- approximations, where the truth is known ------------------------------------------------------------
+
+
+def is_the_implicit_gradient(
+    learner: Any, meta: Meta, episodes: Episode, expected: Meta, *, gradient: MetaGradient
+) -> None:
+    """The implicit-function gradient of a converged inner loop, in closed form."""
+    for axis in ("vmap", "loop"):
+        close(estimate(learner, meta, episodes, gradient=gradient, axis=axis)[0], expected, 1e-10)
+
+
+def is_unbiased(
+    learner: Any, meta: Meta, episodes: Episode, expected: Meta, *, gradient: MetaGradient, steps: int = 1
+) -> None:
+    """The mean over many equal tasks, each with draws of its own, is the truth within its error.
+
+    With `steps`, the sum over the outer steps of one unroll. The error is that of the mean over ten parts.
+    """
+    parts = []
+    for part in range(10):
+        carry, total = None, [torch.zeros_like(leaf) for leaf in tree.leaves(meta)]
+        for step in range(steps):
+            found = gradient.estimate(learner, meta, episodes, carry, key=97 * part + step, axis="vmap")
+            carry = found[1]
+            total = [a + b for a, b in zip(total, tree.leaves(found[0]), strict=True)]
+        parts.append(torch.cat([leaf.flatten() for leaf in total]))
+    mean, error = torch.stack(parts).mean(0), torch.stack(parts).std(0) / 10**0.5
+    truth = torch.cat([leaf.flatten() for leaf in tree.leaves(expected)])
+    off = ((mean - truth).abs() / error).max()
+    assert off <= 4, f"off by {off:.1f} standard errors"
+    assert (error / truth.norm()).max() <= 0.05, "too few draws to tell"
+
+
+def an_unroll_goes_on(learner: Any, meta: Meta, episodes: Episode, *, gradient: MetaGradient) -> None:
+    """Outer steps of an unroll reach the states of one that is not interrupted; then it begins afresh."""
+    assert getattr(gradient, "horizon", None) == 3 * learner.inner_steps
+    carry = None
+    for outer in range(1, 5):
+        _, carry, record = gradient.estimate(learner, meta, episodes, carry, key=KEY, axis="vmap")
+        done = learner.inner_steps * (outer if outer <= 3 else 1)
+        assert torch.equal(carry["steps"], torch.full_like(carry["steps"], done)), "steps done"
+        assert all(isinstance(leaf, torch.Tensor) for leaf in tree.leaves(carry)), "carry is not of tensors"
+        for i, key in enumerate(inner_keys(num_tasks(episodes))):
+            with torch.no_grad(), running_in(training=True, key=key):
+                fast = adapt(learner, meta, take(episodes, i).support, done)
+                loss, _ = learner.query_loss(meta, fast, take(episodes, i).query)
+            close(take(carry["state"], i), fast, 1e-12)
+            close(record.losses[i], loss, 1e-12)

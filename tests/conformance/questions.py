@@ -104,15 +104,15 @@ def gradient_is_shaped_like_meta(learner: Any, meta: Meta, episodes: Episode) ->
 
 
 def gradient_equals_finite_differences(
-    learner: Any, meta: Meta, episodes: Episode, *, axis: TasksAxis = "vmap"
+    learner: Any, meta: Meta, episodes: Episode, *, axis: TasksAxis = "vmap", coordinates: bool = True
 ) -> float:
-    """Central differences of the mean query loss, along directions and in single coordinates.
+    """Central differences of the mean query loss, along directions and in single `coordinates`.
 
     Returns:
         The largest deviation, relative to the norm of the gradient.
     """
     grads, _ = estimate(learner, meta, episodes, axis=axis)
-    directions = [*_directions(grads, meta), *_coordinates(grads)]
+    directions = [*_directions(grads, meta), *(_coordinates(grads) if coordinates else [])]
     norm = float(torch.cat([g.flatten() for g in tree.leaves(learned(grads))]).norm())
     worst = 0.0
     for direction in directions:

@@ -69,6 +69,8 @@ class GradientCheck:
                 "  not exact, and declared so: beside the exact gradient its "
                 f"cosine is {self.cosine:.4f} and its length {self.length:.4f}"
             )
+        if not self.errors:
+            return "\n".join(lines)
         against = "difference quotients" if self.exact else "the exact gradient"
         lines.append(f"  largest relative deviation from {against}, by leaf:")
         worst = sorted(self.errors.items(), key=lambda item: -item[1])

@@ -45,7 +45,8 @@ class Subject:
     beside: tuple[float, float] | None = None
 
     def ask(self, rng: torch.Generator) -> None:
-        self.losses_stand_alone()
+        if not self.losses_repeat():
+            return  # and no difference between two of them means anything
         grads = self.as_lifted()
         exact = self.recomputed()
         if self.path.exact:
@@ -79,8 +80,8 @@ class Subject:
         meta = self.meta | tree.rebuild(learned(self.meta), there)
         return float(self.losses(meta, axis=self.axis).mean())
 
-    def losses_stand_alone(self) -> None:
-        """Losses are finite, repeat, and do not depend on which tasks came before."""
+    def losses_repeat(self) -> bool:
+        """Whether losses, which have to be finite, repeat and do not depend on which tasks came before."""
         count = num_tasks(self.episodes)
         first = self.losses(self.meta)
         if not bool(torch.isfinite(first).all()):
@@ -91,11 +92,13 @@ class Subject:
                 do="take fewer or smaller inner steps, or other tasks",
             )
         again = torch.cat([self.losses(self.meta, slice(i, i + 1)) for i in reversed(range(count))]).flip(0)
-        if not _alike(first, again):
+        repeat = _alike(first, again)
+        if not repeat:
             self.problems.append(
                 "a task's loss changes from call to call: the learner draws random numbers of its own, or "
                 "keeps on itself what belongs in its state (and one task then leaks into another)"
             )
+        return repeat
 
     # --- one path in several ways ----------------------------------------------------------------------
 
