@@ -133,8 +133,11 @@ class GradientLearner(ModuleLearner, ABC):
         return meta | {"params": meta["params"] | fast["params"]}
 
     def _minibatch(self, support: Batch) -> Batch:
-        size, key = len(support.y), mode().key
-        if self.inner_batch is None or self.inner_batch >= size or key is None:
+        size = len(support.y)
+        if self.inner_batch is None or self.inner_batch >= size:
+            return support
+        key = mode().key
+        if key is None:
             return support
         chosen = keyed_uniform(key, (size,)).argsort()[: self.inner_batch]
         return Batch(support.x[chosen], support.y[chosen])
