@@ -131,6 +131,8 @@ class FunctionalModule:
         self._module = _without_fast_path(_without_state(copy.deepcopy(module)).eval())
         self._norms = [m for m in self._module.modules() if isinstance(m, _BatchNorm)]
         self._idle: list[nn.Module] = []
+        places = sum(1 for _ in self._module.named_parameters(remove_duplicate=False))
+        self._tied = places > len(self.names)  # looking for tied parameters takes longer than a small pass
 
     @property
     def names(self) -> list[str]:
@@ -219,9 +221,9 @@ class FunctionalModule:
         token = _PASS.set(now)
         try:
             if low is None:
-                return torch.func.functional_call(module, tensors, (x,))
+                return torch.func.functional_call(module, tensors, (x,), tie_weights=self._tied)
             with torch.autocast(x.device.type, dtype=low):
-                return torch.func.functional_call(module, tensors, (x,)).to(x.dtype)
+                return torch.func.functional_call(module, tensors, (x,), tie_weights=self._tied).to(x.dtype)
         finally:
             _PASS.reset(token)
 
