@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from innerloop.core.attention import multi_head_attention_forward, scaled_dot_product_attention
+from innerloop.core.kernels import normalisation
+from innerloop.core.kernels.switch import applies, lifted
 
 
 class TwiceDifferentiable(TorchFunctionMode):
@@ -90,6 +92,11 @@ def batch_norm(
     """As `torch.nn.functional.batch_norm`; running statistics that it would update in place are refused."""
     if not training or running_mean is not None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if applies(input, weight, bias):
+        # Without an axis of tasks torch's own second derivative is right; with a shift alone it raises.
+        if lifted(input, weight, bias) or (weight is None and bias is not None):
+            return normalisation.batch_norm(input, weight, bias, eps)
+        return torch.batch_norm(input, weight, bias, None, None, True, momentum, eps, False)
     values = normalised(input, over=[dim for dim in range(input.ndim) if dim != 1], eps=eps)
     return _by_channel(values, weight, bias)
 
