@@ -19,7 +19,7 @@ from innerloop.gradients.base import MetaGradient, Tasks, learned
 from innerloop.gradients.recompute import Recompute
 from innerloop.gradients.unrolled import Unrolled
 
-_STEPS = (1e-5, 1e-6, 1e-4, 1e-7)  # of difference quotients, tried in this order
+_STEPS = (1e-6, 1e-5, 1e-7, 1e-4)  # of difference quotients, tried in this order
 _ROUNDING = 1e-8  # two ways to compute one gradient may differ by this share of its length
 
 
@@ -184,7 +184,7 @@ class Subject:
                 zero.append(name)
         if zero:
             self.notes.append(
-                f"no gradient, and rightly, since no small change of it changes the objective: {', '.join(zero)}"
+                f"no gradient, and rightly, since the objective does not change with it: {', '.join(zero)}"
             )
         if names and not self.problems:
             self.along_all(grads, total, rng)
