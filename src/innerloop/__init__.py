@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from innerloop.gradients.check import check_gradient
     from innerloop.gradients.single import meta_gradient
     from innerloop.training.fit import train
+    from innerloop.training.plan import plan
     from innerloop.training.run import Run, load, load_adapted
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _NAMES = {
     "load": "training.run",
     "load_adapted": "training.run",
     "meta_gradient": "gradients.single",
+    "plan": "training.plan",
     "train": "training.fit",
 }
 
@@ -52,6 +54,7 @@ __all__ = [
     "load_adapted",
     "meta_gradient",
     "models",
+    "plan",
     "rules",
     "tasks",
     "train",

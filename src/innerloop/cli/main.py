@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "judge a run on unseen tasks, beside baselines, with intervals"),
     "compare": Command("compare", "judge several runs on the same tasks, with paired differences"),
     "adapt": Command("adapt", "learn new classes from a few images each, and label other images"),
+    "plan": Command("plan", "say what each gradient path would cost, before anything is trained"),
     "list": Command("list", "name the algorithms, tasks, models, gradients or recipes there are"),
 }
 
@@ -84,7 +85,8 @@ def main(argv: Sequence[str]) -> int:
 
 def message(error: InnerloopError) -> str:
     """Four lines: what is wrong in general, what was got, what was expected, and what to do."""
-    heading = next((text for kind, text in HEADINGS.items() if isinstance(error, kind)), "not possible")
+    general = next((text for kind, text in HEADINGS.items() if isinstance(error, kind)), "not possible")
+    heading = getattr(error, "heading", general)
     parts = {"error": heading, "got": error.got, "expected": error.expected, "do": error.do}
     return "\n".join(f"{name}: {' '.join(str(text).split())}" for name, text in parts.items())
 

@@ -40,7 +40,7 @@ def outer_loop() -> dict[str, Argument]:
     return result
 
 
-def takes(name: str) -> Takes:
+def takes(name: str, command: str = "train") -> Takes:
     """How the option `name` of `innerloop train` takes its value; raises for an unknown name."""
     if any(name == flag.name for flag in FLAGS):
         return "nothing"
@@ -48,7 +48,7 @@ def takes(name: str) -> Takes:
         return "value"
     known = outer_loop() | _component_settings()
     if name not in known:
-        raise unknown_option(name, [*known, *_NAMED, *(o.name for o in (*FLAGS, *FILES))], "train")
+        raise unknown_option(name, [*known, *_NAMED, *(o.name for o in (*FLAGS, *FILES))], command)
     return "maybe" if known[name].is_bool else "value"
 
 

@@ -14,7 +14,7 @@ from innerloop.core.vectorise import take
 from innerloop.tasks.base import TaskSource
 from innerloop.training.config import TrainConfig
 from innerloop.training.paths import Undescribed, as_gradient, words
-from innerloop.training.step import to_device
+from innerloop.training.step import Engine, estimated, to_device
 
 
 def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) -> None:
@@ -45,7 +45,7 @@ def check_gradient(learner: ModuleLearner, meta: Meta, episodes: Episode, config
     """Raise `ContractError` unless the gradient path that was asked for works with the learner."""
     gradient = as_gradient(config.gradient) or learner.gradient
     try:
-        gradient.estimate(learner, meta, episodes, axis=config.tasks_axis)
+        estimated(Engine(gradient, config.tasks_axis, config.precision), learner, meta, episodes)
     except NotImplementedError as error:
         raise ContractError(
             f"gradient {words(gradient)}: {error}",

@@ -6,12 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from innerloop.core.errors import ConfigError, check_count, check_range, nearest
 from innerloop.core.vectorise import check_axis
 from innerloop.training.components import Plain, converted
 from innerloop.training.paths import GradientChoice, as_gradient, plain
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,12 @@ class TrainConfig:
         seed: of weights, tasks and everything else.
         gradient: how the meta-gradient is obtained: an object of `innerloop.gradients`, its name, or
             its name with arguments; None is the algorithm's own way.
-        tasks_axis: `auto`, `vmap`, `loop` or a chunk size: changes speed and memory, not results.
+        tasks_axis: `auto`, `vmap`, `loop` or a chunk size: changes speed and memory, and results by
+            rounding alone. `auto` measures on long runs; a fixed choice repeats bitwise.
+        memory: GB that a meta-step may take: `auto` is a share of what is free, none is no bound. An
+            exact gradient that needs more is computed in smaller chunks, then by recomputing.
+        precision: of forward passes in meta-steps, `float32` or `bfloat16`; parameters and
+            meta-gradients are float32.
         device: `cpu`, `cuda` or `mps`.
         threads: CPU threads of torch; None leaves torch's choice.
         log_every: outer steps between two lines of `metrics.jsonl`.
@@ -114,6 +121,8 @@ class TrainConfig:
     seed: int = 0
     gradient: GradientChoice = None
     tasks_axis: Literal["auto", "vmap", "loop"] | int = "auto"
+    memory: Literal["auto"] | float | None = "auto"
+    precision: Precision = "float32"
     device: str = "cpu"
     threads: int | None = None
     log_every: int = 10
@@ -130,6 +139,12 @@ class TrainConfig:
                 check_count(name, getattr(self, name), low=1)
         check_count("seed", self.seed, low=0)
         check_axis(self.tasks_axis)
+        if self.memory not in ("auto", None):
+            check_range("memory", self.memory, low=0.0, open_low=True)
+        if self.precision not in get_args(Precision):
+            raise ConfigError(
+                f"precision = {self.precision!r}", expected="float32 or bfloat16", do="choose one of these"
+            )
         object.__setattr__(self, "gradient", as_gradient(self.gradient))  # frozen: one form from here on
 
     @property

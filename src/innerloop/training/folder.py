@@ -23,15 +23,16 @@ from innerloop.core.errors import ConfigError, ContractError, DataError
 log = logging.getLogger("innerloop")
 
 CONFIG, SPEC, ENVIRONMENT = "config.yaml", "spec.json", "environment.json"
-METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+METRICS, CHECKPOINTS, ENGINE = "metrics.jsonl", "checkpoints", "engine.json"
 
 
 class RunFolder:
     """A folder that holds one run.
 
     Attributes:
-        path: `config.yaml`, `spec.json` (what the tasks are like), `environment.json`, `metrics.jsonl`,
-            `checkpoints/`, pictures, evaluations.
+        path: `config.yaml`, `spec.json` (what the tasks are like), `environment.json`, `engine.json`
+            (how meta-gradients are computed, and why), `metrics.jsonl`, `checkpoints/`, pictures,
+            evaluations.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -12,18 +12,21 @@ import torch
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
 from innerloop.core.errors import DataError, NonFiniteError
+from innerloop.core.memory import AllocationError, is_allocation_failure
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta
+from innerloop.core.vectorise import Lifting
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
 from innerloop.gradients.base import Record
 from innerloop.tasks.base import TaskSource
 from innerloop.training.config import TrainConfig
+from innerloop.training.cost import Workload
+from innerloop.training.engine import Settled, cheaper, settle, stored, told
 from innerloop.training.events import EventFiles
-from innerloop.training.folder import RunFolder
-from innerloop.training.paths import as_gradient
+from innerloop.training.folder import ENGINE, RunFolder
 from innerloop.training.state import new_state, stored_meta
-from innerloop.training.step import outer_step
+from innerloop.training.step import Engine, outer_step, tasks_of
 
 log = logging.getLogger("innerloop")
 
@@ -56,7 +59,6 @@ class Training:
         self, learner: ModuleLearner, tasks: TaskSource, config: TrainConfig, folder: RunFolder | None = None
     ) -> None:
         self.learner, self.tasks, self.config, self.folder = learner, tasks, config, folder
-        self.gradient = as_gradient(config.gradient) or learner.gradient
         learner.to(config.device)
         self.untrained: Meta = learner.init(generator(config.seed, "init"))
         self.state = new_state(self.untrained, config.optimizer, config.device)
@@ -98,9 +100,10 @@ class Training:
         if state.step == 0 and state.best is None:
             self._validate()
             self.save()
-        while state.step < config.steps:
+        engine = self._settled().engine if state.step < config.steps else None
+        while engine is not None and state.step < config.steps:
             started = time.perf_counter()
-            record = outer_step(state, self.learner, self.tasks, self.gradient, config)
+            record = self._step(engine)
             self._check_finite(record)
             self.seconds += time.perf_counter() - started
             self._log(record)
@@ -110,6 +113,36 @@ class Training:
                 self.save()
             yield Progress(state.step, record.loss, found)
         self.events.close()
+
+    def _settled(self) -> Settled:
+        """The engine that an earlier part of the run wrote down, or a new one."""
+        folder, config = self.folder, self.config
+        if folder is not None and (folder.path / ENGINE).is_file():
+            return stored(folder.read(ENGINE), self.learner, config)
+        found = settle(self.learner, self.state.meta, self.tasks, config, self.state.step)
+        if folder is not None:
+            folder.write(ENGINE, found.to_json())
+        return found
+
+    def _step(self, engine: Engine) -> Record:
+        try:
+            return outer_step(self.state, self.learner, self.tasks, engine, self.config)
+        except (RuntimeError, MemoryError) as error:
+            if not is_allocation_failure(error):
+                raise
+            episodes = tasks_of(self.tasks, self.config, self.state.step)
+            work = Workload(self.learner, self.state.meta, episodes, self.config)
+            how = engine.axis if isinstance(engine.axis, Lifting) else work.rule
+            raise AllocationError(
+                f"step {self.state.step + 1}: {told(engine, how)} does not fit ({_first_line(error)})",
+                expected=f"memory for a meta-step; last checkpoint: {self._last_checkpoint}",
+                do=cheaper(engine, how),
+            ) from error
+
+    @property
+    def _last_checkpoint(self) -> str:
+        saved = self.folder.checkpoints() if self.folder else []
+        return f"{self.folder.path}/checkpoints/{saved[0]}" if self.folder and saved else "none"
 
     def save(self) -> None:
         """Write a checkpoint of this moment, from which `resume` continues bitwise."""
@@ -173,11 +206,13 @@ class Training:
             return
         failed = [i for i, outcome in enumerate(record.outcomes) if not outcome.ok]
         shown = ", ".join(map(str, failed[:8])) + (", ..." if len(failed) > 8 else "")
-        saved = self.folder.checkpoints() if self.folder else []
-        good = f"{self.folder.path}/checkpoints/{saved[0]}" if self.folder and saved else "none"
         raise NonFiniteError(
             f"step {self.state.step}: tasks {shown} of {len(record.outcomes)} are not finite "
             f"({record.outcomes[failed[0]].value})",
-            expected=f"most tasks to stay finite; last good checkpoint: {good}",
+            expected=f"most tasks to stay finite; last good checkpoint: {self._last_checkpoint}",
             do="lower the inner or the outer learning rate, or clip the meta-gradient (optimizer.clip_norm)",
         )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][-160:]

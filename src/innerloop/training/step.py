@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
-from innerloop.core.learner import STATISTICS
+from innerloop.core.learner import STATISTICS, MetaLearner
+from innerloop.core.mode import running_in
 from innerloop.core.rng import key
-from innerloop.core.types import Batch, Episode
-from innerloop.gradients.base import MetaGradient, Record, learned
+from innerloop.core.types import Batch, Episode, Meta
+from innerloop.core.vectorise import TasksAxis
+from innerloop.gradients.base import Carry, MetaGradient, Record, learned
 from innerloop.tasks.base import TaskSource
-from innerloop.training.config import OptimizerConfig, TrainConfig
+from innerloop.training.config import OptimizerConfig, Precision, TrainConfig
 from innerloop.training.state import TrainState
 
 _STATISTICS_MOMENTUM = 0.1  # torch's own default for BatchNorm
 
 
+@dataclass(frozen=True)
+class Engine:
+    """How meta-gradients are computed: settled before the first outer step, and the same from then on."""
+
+    gradient: MetaGradient
+    axis: TasksAxis = "auto"
+    precision: Precision = "float32"
+
+
 def outer_step(
-    state: TrainState, learner: ModuleLearner, tasks: TaskSource, gradient: MetaGradient, config: TrainConfig
+    state: TrainState, learner: ModuleLearner, tasks: TaskSource, engine: Engine, config: TrainConfig
 ) -> Record:
     """Advance `state` by one outer step. The tasks are those of (seed, step), whatever went before."""
-    episodes = tasks.sample("train", config.tasks_per_step, key(config.seed, "tasks", state.step))
-    record = meta_step(state, learner, to_device(episodes, config.device), gradient, config)
+    record = meta_step(state, learner, tasks_of(tasks, config, state.step), engine, config)
     state.step += 1
     return record
 
 
+def tasks_of(tasks: TaskSource, config: TrainConfig, step: int) -> Episode:
+    """The tasks of an outer step, on the device."""
+    episodes = tasks.sample("train", config.tasks_per_step, key(config.seed, "tasks", step))
+    return to_device(episodes, config.device)
+
+
+def estimated(
+    engine: Engine, learner: MetaLearner, meta: Meta, episodes: Episode, carry: Carry = None, *, key: int = 0
+) -> tuple[Meta, Carry, Record]:
+    """The meta-gradient as the engine obtains it, the carry and the record."""
+    low = torch.bfloat16 if engine.precision == "bfloat16" else None
+    with running_in(precision=low):
+        return engine.gradient.estimate(learner, meta, episodes, carry, key=key, axis=engine.axis)
+
+
 def meta_step(
-    state: TrainState, learner: ModuleLearner, episodes: Episode, gradient: MetaGradient, config: TrainConfig
+    state: TrainState, learner: ModuleLearner, episodes: Episode, engine: Engine, config: TrainConfig
 ) -> Record:
     """Move the meta-parameters along the meta-gradient of some tasks; not at all if most of them failed."""
     place = key(config.seed, "inner", state.step)
-    grads, carry, record = gradient.estimate(
-        learner, state.meta, episodes, state.carry, key=place, axis=config.tasks_axis
-    )
+    grads, carry, record = estimated(engine, learner, state.meta, episodes, state.carry, key=place)
     if record.mostly_failed:
         return record
     state.carry = carry

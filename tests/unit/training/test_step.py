@@ -19,14 +19,14 @@ from innerloop.core.vectorise import take
 from innerloop.gradients.base import learned
 from innerloop.training.config import OptimizerConfig
 from innerloop.training.state import TrainState, new_state
-from innerloop.training.step import meta_step
+from innerloop.training.step import Engine, meta_step
 from unit.training.resuming import small_config
 
 
 def stepped(case: Case, **optimizer: Any) -> tuple[TrainState, Any, Any]:
     config = small_config(optimizer=OptimizerConfig(**optimizer))
     state = new_state(case.meta(), config.optimizer, "cpu")
-    record = meta_step(state, case.learner(), case.episodes(), case.learner().gradient, config)
+    record = meta_step(state, case.learner(), case.episodes(), Engine(case.learner().gradient), config)
     return state, record, config
 
 
@@ -69,7 +69,7 @@ def test_the_caller_s_meta_is_not_trained() -> None:
         new_state(meta, config.optimizer, "cpu"),
         case.learner(),
         case.episodes(),
-        case.learner().gradient,
+        Engine(case.learner().gradient),
         config,
     )
     assert all(map(torch.equal, tree.leaves(before), tree.leaves(meta)))
@@ -82,7 +82,7 @@ def test_running_statistics_are_torch_s_own_after_a_step_of_one_task() -> None:
     config = small_config()
     state = new_state(learner.init(torch.Generator()), config.optimizer, "cpu")
     tasks = images(1)
-    record = meta_step(state, learner, tasks, learner.gradient, config)
+    record = meta_step(state, learner, tasks, Engine(learner.gradient), config)
     net.train()(torch.cat([tasks.support.x[0], tasks.query.x[0]]))  # the joint pass, as torch would keep it
     expected = {name: b for name, b in net.named_buffers() if name.startswith("1.running")}
     close(state.meta[STATISTICS], expected, 1e-12)
@@ -122,7 +122,7 @@ def test_a_step_in_which_most_tasks_fail_moves_nothing() -> None:
     state = new_state(case.meta(), config.optimizer, "cpu")
     before = tree.map(torch.clone, state.meta)
     bad = Episode(*(Batch(torch.full_like(b.x, torch.inf), b.y) for b in case.episodes()))
-    record = meta_step(state, case.learner(), bad, case.learner().gradient, config)
+    record = meta_step(state, case.learner(), bad, Engine(case.learner().gradient), config)
     assert record.mostly_failed
     assert all(map(torch.equal, tree.leaves(before), tree.leaves(state.meta)))
     assert state.optimizer.state_dict()["state"] == {}
