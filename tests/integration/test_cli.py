@@ -75,6 +75,33 @@ def said(place: Path, capsys: pytest.CaptureFixture[str]) -> Said:
     return run
 
 
+# --- plan ------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_names_each_path_and_writes_nothing(said: Said, tmp_path: Path) -> None:
+    line = "plan --algorithm MAML --algorithm.inner_steps 5 --tasks Sinusoid --tasks-per-step 2"
+    before = sorted(Path.cwd().rglob("*"))
+    found = json.loads(said(f"{line} --json"))
+    assert {"Unrolled", "Recompute", "FirstOrder"} <= {path["gradient"] for path in found["paths"]}
+    assert found["chosen"] == "Unrolled"
+    (tmp_path / "c.yaml").write_text("algorithm: MAML\ntasks: Sinusoid\nmemory: 0.000001\n", "utf-8")
+    text = said(f"plan --config {tmp_path}/c.yaml --algorithm.inner_steps 5")
+    assert re.search(r"Recompute +exact +\S+ +\S+ MB  no", text)
+    assert "nothing exact fits" in text
+    assert sorted(Path.cwd().rglob("*")) == before
+    assert "--config FILE" in said("plan --help")
+
+
+def test_training_by_a_path_with_arguments_is_resumed(said: Said, tmp_path: Path) -> None:
+    line = f"train {SINUSOID} --gradient Truncated --gradient.last 1 --gradient.horizon 4"
+    said(f"{line} --out {tmp_path}/a")
+    said(f"train --resume --steps 8 --out {tmp_path}/a --gradient.horizon 4")
+    stored = yaml.safe_load((tmp_path / "a/config.yaml").read_text("utf-8"))
+    assert (stored["gradient"], stored["steps"]) == ({"name": "Truncated", "last": 1, "horizon": 4}, 8)
+    assert "Recompute" in said("list gradients")
+    assert "--gradient.solver" in said("train --gradient Implicit --help")
+
+
 # --- train -----------------------------------------------------------------------------------------------
 
 

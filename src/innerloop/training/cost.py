@@ -117,7 +117,7 @@ def predicted(work: Workload, gradient: MetaGradient, how: Lifting, *, rounds: i
     """
     steps = work.learner.inner_steps
     unit = max(getattr(gradient, "segment", None) or 1, getattr(gradient, "last", None) or 1)
-    low, high = (2, 4) if unit == 1 else (2 * unit, 3 * unit)
+    low, high = (2, 4) if unit == 1 else (3 * unit, 5 * unit)
     if steps <= max(high, _MEASURED):
         return measured(work, gradient, how, rounds=rounds)
     if unit == 1 and steps >= 16:
