@@ -76,7 +76,8 @@ def settle(
         return Settled(Engine(choice.gradient, choice.axis, config.precision), how, choice.reason)
     found = _measured(work, choice, budget, config.steps - step)
     if found.timings:
-        log.info("tasks are lifted by %s: %s", found.engine.axis, found.reason)
+        how = found.engine.axis if isinstance(found.engine.axis, Lifting) else work.rule
+        log.info("tasks are lifted by %s: %s", how, found.reason)
     return found
 
 
@@ -142,7 +143,7 @@ def _measured(work: Workload, choice: Choice, budget: Budget, steps: int) -> Set
         for how in [rule, *notes]
     ]
     if gain > _GAIN:
-        reason = f"the rule's choice: no other of {len(times)} ways takes less than {_GAIN:.0%} of its time"
+        reason = f"the rule's choice: none of {len(times) - 1} others takes less than {_GAIN:.0%} of its time"
         return Settled(engine, reason, choice.reason, timings)
     reason = f"{min(times[best]):.4g} s a meta-step, {gain:.0%} of the rule's {rule}"
     return Settled(replace(engine, axis=replace(best, fallback=best.vmap)), reason, choice.reason, timings)

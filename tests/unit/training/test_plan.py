@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -118,9 +119,10 @@ print(held(most=True) - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the growth is read from /proc")
 def test_predictions_are_within_a_quarter_of_what_is_measured() -> None:
-    """Memory within 25 % of the growth of a process; time within 60 %, since machines are shared.
+    """Memory within 25 % of the growth of a process; time within 60 % above and 50 % below.
 
-    Time is that of passes side by side with passes of the measured kind: the quickest of five.
+    A shared machine has moments twice as slow as others, so that predictions are made in turn with passes
+    of all the steps, and the median of five ratios counts. On a quiet one it is within 5 %.
     """
     before = torch.get_num_threads()
     found = plan(medium(), Noise(), config=CONFIG)
@@ -134,13 +136,16 @@ def test_predictions_are_within_a_quarter_of_what_is_measured() -> None:
         command = [sys.executable, "-c", GROWTH, name]
         root = Path(__file__).parents[3]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, cwd=root)
-        seconds = min(work.seconds(gradient, work.rule) for _ in range(5))
-        told[name] = (found[name].bytes / int(done.stdout), found[name].seconds / seconds)
+        ratios = [
+            predicted(work, gradient, work.rule, rounds=2).seconds / work.seconds(gradient, work.rule)
+            for _ in range(5)
+        ]
+        told[name] = (found[name].bytes / int(done.stdout), statistics.median(ratios))
     torch.set_num_threads(before)
     sys.stdout.write(f"predicted / measured (memory, time): {told}\n")
     for size, seconds in told.values():
         assert 0.75 < size < 1.25
-        assert 0.4 < seconds < 1.6
+        assert 0.5 < seconds < 1.6
 
 
 def test_activations_are_counted_once() -> None:
