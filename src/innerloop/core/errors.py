@@ -43,6 +43,12 @@ def check_count(name: str, value: object, *, low: int = 1) -> int:
     return value
 
 
+class AllocationError(InnerloopError):
+    """A step of training needs more memory than there is."""
+
+    heading = "not enough memory"
+
+
 class NonFiniteError(InnerloopError):
     """Training left the finite numbers: most tasks of a step did."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
@@ -261,11 +261,32 @@ def inner_gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
 
     This is the one place after which a second derivative may be taken.
     """
-    if mode().first_order:
-        with torch.no_grad():
-            return torch.func.grad(loss)({name: p.detach() for name, p in params.items()})
-    with TwiceDifferentiable():
+    first_order = mode().first_order
+    with nullcontext() if first_order else TwiceDifferentiable():
+        if not _transforming():
+            return _plain_gradient(loss, params, keep=not first_order)
+        if first_order:
+            with torch.no_grad():
+                return torch.func.grad(loss)({name: p.detach() for name, p in params.items()})
         return torch.func.grad(loss)(params)
+
+
+def _plain_gradient(loss: Callable[[Params], Tensor], params: Params, *, keep: bool) -> Params:
+    """The same by autograd's own graph, which costs less Python; only where no `torch.func` is at work."""
+    with torch.enable_grad():
+        # A view is a variable of its own: what else a loss does with the same tensor is a constant to it.
+        given = {
+            name: p.view_as(p) if keep and p.requires_grad else p.detach().requires_grad_()
+            for name, p in params.items()
+        }
+        found = torch.autograd.grad(
+            loss(given), list(given.values()), create_graph=keep, allow_unused=True, materialize_grads=True
+        )
+    return dict(zip(params, found, strict=True))
+
+
+def _transforming() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _without_state(

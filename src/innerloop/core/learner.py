@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -91,5 +92,9 @@ def states(learner: MetaLearner, meta: Meta, support: Batch, steps: int) -> Iter
 
 def adapt(learner: MetaLearner, meta: Meta, support: Batch, steps: int) -> Fast:
     """The state of one task after `steps` inner steps."""
-    *_, last = states(learner, meta, support, steps)
-    return last
+    return final(states(learner, meta, support, steps))
+
+
+def final(states: Iterator[Fast]) -> Fast:
+    """The last of some states, without keeping those before it."""
+    return deque(states, maxlen=1)[0]

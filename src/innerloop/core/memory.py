@@ -10,20 +10,12 @@ import torch
 from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
 from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
 
-from innerloop.core.errors import InnerloopError
-
 #: The share of what is available that a training step may take. A process needs more than what is allocated
 #: at once: between blocks of many sizes, glibc's heap came to hold 1.3 to 1.9 times as much.
 SHARE = 0.5
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-class AllocationError(InnerloopError):
-    """A step of training needs more memory than there is."""
-
-    heading = "not enough memory"
 
 
 def peak(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:

@@ -11,12 +11,13 @@ from torch import Tensor
 from innerloop.core.types import Tree
 
 
-def flatten(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
+def flatten(tree: Tree, prefix: str = "", *, empties: bool = False) -> dict[str, Tensor]:
     """Path -> leaf, paths joined with '/', in the order of the dicts.
 
-    An empty dict inside the tree (the state of a rule that keeps none) is a path that ends with '/'.
+    With `empties`, a dict without leaves (the state of a rule that keeps none) is a path that ends with '/',
+    so that `unflatten` gives the same tree again.
     """
-    return dict(_walk(tree, prefix, empties=True))
+    return dict(_walk(tree, prefix, empties=empties))
 
 
 def unflatten(leaves: dict[str, Tensor]) -> Tree:

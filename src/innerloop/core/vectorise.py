@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from innerloop.core.errors import ConfigError
+from innerloop.core.memory import is_allocation_failure
 
 log = logging.getLogger("innerloop")
 
@@ -182,9 +183,9 @@ def _vmap_or_loop(fn: Callable[..., Any], owner: Any) -> Callable[..., Any]:
             return _one(fn)(*trees)
         try:
             return _vmap(fn)(*trees)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:  # torch has no narrower class, and not every message speaks of vmap
+            if is_allocation_failure(error):
+                raise
             reason = _reason(error)
         results = _one(fn)(*trees)  # raises in a shape that the user knows, where the fault is not of vmap
         if owner is None or owner not in _LOOPED:

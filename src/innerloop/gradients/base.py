@@ -158,7 +158,7 @@ class MetaGradient(ABC):
 
     def summed(self, learner: MetaLearner, meta: Meta, tasks: Tasks) -> Estimate:
         """The summed gradient of tasks, part by part."""
-        how = lifting(tasks.axis, tasks.episodes, learner, _work(meta, tasks.episodes))
+        how = lifting(tasks.axis, tasks.episodes, learner, work(meta, tasks.episodes))
         with running_in(ways=count_ways(tasks.episodes.support.y)):
             found = each_part(
                 lambda part, lift: self.of_part(learner, meta, tasks.only(part), lift),
@@ -200,7 +200,7 @@ def with_statistics(grads: Meta, meta: Meta) -> Meta:
     return grads | rest
 
 
-def _work(meta: Meta, episodes: Episode) -> float:
+def work(meta: Meta, episodes: Episode) -> float:
     """Multiply-adds of one pass over one task, at the least: every parameter meets every example."""
     rows = episodes.support.x.shape[1] + episodes.query.x.shape[1]
     return float(rows * sum(leaf.numel() for leaf in tree.leaves(meta)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from innerloop.core import tree
-from innerloop.core.learner import DATA, MetaLearner, outer_weights
+from innerloop.core.learner import DATA, MetaLearner, final, outer_weights
 from innerloop.core.mode import at_stream, running_in
 from innerloop.core.types import Batch, Episode, Fast, Meta, Tree
 
@@ -37,8 +37,7 @@ class Chain:
     def advance(self, fast: Fast | None, episode: Episode, key: Tensor) -> Fast:
         """The state after the steps, for its value alone; a chain that has no state yet begins."""
         with running_in(training=True, first_order=True, key=key):
-            *_, last = self._states(fast, episode)
-        return last
+            return final(self._states(fast, episode))
 
     def segment(self, fast: Fast | None, episode: Episode, key: Tensor) -> dict[str, Any]:
         """The steps, with what they add to the outer objective.
@@ -73,8 +72,7 @@ class Chain:
     def step(self, fast: Fast, episode: Episode, key: Tensor) -> Fast:
         """The steps, to be differentiated."""
         with running_in(training=True, first_order=self.first_order, key=key):
-            *_, last = self._states(fast, episode)
-        return last
+            return final(self._states(fast, episode))
 
     def _states(self, fast: Fast | None, episode: Episode) -> Iterator[Fast]:
         fast = self.learner.begin(self.meta, episode.support) if fast is None else fast

@@ -85,7 +85,7 @@ class Adapted:
     def values(self) -> tuple[dict[str, Tensor], str]:
         """What a file must hold to have this model again: tensors by path, and classes as JSON."""
         tensors = {f"meta/{p}": t for p, t in tree.flatten(self.meta).items()}
-        tensors |= {f"fast/{p}": t for p, t in tree.flatten(self.fast).items()}
+        tensors |= {f"fast/{p}": t for p, t in tree.flatten(self.fast, empties=True).items()}
         # Leaves may share memory (an unadapted parameter, an expanded tensor), which files cannot.
         return {path: t.detach().cpu().clone().contiguous() for path, t in tensors.items()}, json.dumps(
             self.classes

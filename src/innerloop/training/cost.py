@@ -18,7 +18,7 @@ from innerloop.core.memory import peak
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.types import Episode, Meta
 from innerloop.core.vectorise import Lifting, TasksAxis, lifting, num_tasks, take
-from innerloop.gradients.base import MetaGradient, _work, learned
+from innerloop.gradients.base import MetaGradient, learned, work
 from innerloop.training.config import TrainConfig
 from innerloop.training.step import Engine, estimated
 
@@ -56,8 +56,8 @@ class Workload:
     @property
     def rule(self) -> Lifting:
         """How tasks are lifted without a measurement."""
-        work = _work(self.meta, self.episodes)
-        return lifting(self.config.tasks_axis, self.episodes, self.learner, work)
+        weight = work(self.meta, self.episodes)
+        return lifting(self.config.tasks_axis, self.episodes, self.learner, weight)
 
     def at(self, steps: int) -> Workload:
         """The same work with another number of inner steps."""

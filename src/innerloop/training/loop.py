@@ -11,8 +11,8 @@ import torch
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
-from innerloop.core.errors import DataError, NonFiniteError
-from innerloop.core.memory import AllocationError, is_allocation_failure
+from innerloop.core.errors import AllocationError, DataError, NonFiniteError
+from innerloop.core.memory import is_allocation_failure
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta
 from innerloop.core.vectorise import Lifting

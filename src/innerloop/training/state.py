@@ -44,7 +44,7 @@ class TrainState:
                 found[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
         found = {path: leaf.detach().contiguous() for path, leaf in found.items()}
         # Leaves of a carry may share memory (a task's inputs, an expanded tensor), which files cannot.
-        carry = {} if self.carry is None else tree.flatten(self.carry, "carry")
+        carry = {} if self.carry is None else tree.flatten(self.carry, "carry", empties=True)
         return found | {path: leaf.detach().clone().contiguous() for path, leaf in carry.items()}
 
     def values(self) -> dict[str, Any]:

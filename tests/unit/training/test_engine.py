@@ -13,8 +13,8 @@ import torch
 
 import innerloop as il
 from innerloop.core import tree
-from innerloop.core.errors import ConfigError, ContractError
-from innerloop.core.memory import AllocationError, peak
+from innerloop.core.errors import AllocationError, ConfigError, ContractError
+from innerloop.core.memory import peak
 from innerloop.core.vectorise import Lifting
 from innerloop.gradients import FirstOrder, Recompute, Unrolled
 from innerloop.training import engine as engines
