@@ -9,6 +9,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -29,12 +30,14 @@ class Lifting:
         size: tasks handled at once.
         vmap: whether they are lifted by `torch.func.vmap`; otherwise one after another.
         threads: parts of `size` tasks handled side by side, each with one-threaded kernels.
+        cores: threads of each kernel where parts are not spread; None leaves torch's number.
         fallback: whether what `vmap` cannot lift is run one task after another instead.
     """
 
     size: int
     vmap: bool = True
     threads: int = 1
+    cores: int | None = None
     fallback: bool = False
 
     def __str__(self) -> str:
@@ -46,7 +49,9 @@ TasksAxis: TypeAlias = Literal["auto", "vmap", "loop"] | int | Lifting
 Lift: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _FEW_MB = 2**18  # numbers in the inputs of the tasks lifted at once
-_HEAVY = 2**21  # multiply-adds of a part from which kernels, not Python, are what takes the time
+_CHUNK = 8  # tasks from which on several chunks are faster than a loop
+_LIGHT = 2**21  # multiply-adds of a pass over all tasks below which a second core only costs
+_HEAVY = 2**19  # multiply-adds of a pass over a part from which on it keeps a thread busy
 _LOOPED: weakref.WeakSet[Any] = weakref.WeakSet()  # owners whose operators have no batching rule
 
 
@@ -74,27 +79,25 @@ def lifting(axis: TasksAxis, trees: Any, owner: Any = None, work: float = 0.0) -
     """The way that `axis` stands for on these tasks.
 
     `vmap` is all tasks at once, an integer is chunks of that many, `loop` is one after another. `auto` is
-    `vmap` of as many tasks as pay (see `_paying`), and the loop for an `owner` that `vmap` cannot lift. On a
-    CPU, parts that are heavy enough are spread over as many threads as torch may use.
+    `vmap` of all tasks where their inputs are small, of chunks where there are many, and otherwise the
+    loop, as it is for an `owner` that `vmap` cannot lift. On a CPU, parts that are heavy enough are spread
+    over as many threads as torch may use, and all that is light runs on one.
     """
     if isinstance(axis, Lifting):
         return axis
     check_axis(axis)
     count = num_tasks(trees)
-    looped = owner is not None and owner in _LOOPED
-    cores = torch.get_num_threads() if _device(trees).type == "cpu" else 1
-    if axis == "vmap":
-        return Lifting(count)
-    if axis == "loop" or (axis == "auto" and looped):
-        return Lifting(1, vmap=False, threads=min(cores, count) if work >= _HEAVY else 1)
-    if axis == "auto":
-        spread = -(-count // cores)
-        size = min(spread if spread * work >= _HEAVY else count, _paying(trees, count))
-        vmap = size > 1 or count == 1
-    else:
-        size, vmap = min(int(axis), count), True
+    cpu = _device(trees).type == "cpu"
+    cores = torch.get_num_threads() if cpu else 1
+    size = 1 if axis == "loop" else count if axis == "vmap" else axis
+    if size == "auto":
+        size = _paying(trees, count) if cpu else count
+        size = 1 if (owner is not None and owner in _LOOPED) or size < min(count, _CHUNK) else size
+    size = min(size, count)
+    vmap = axis != "loop" and (axis != "auto" or size > 1 or count == 1)
     threads = min(cores, -(-count // size)) if size * work >= _HEAVY else 1
-    return Lifting(size, vmap, threads, fallback=axis == "auto")
+    light = cpu and 0 < count * work < _LIGHT
+    return Lifting(size, vmap, threads, cores=1 if light else None, fallback=axis == "auto" and vmap)
 
 
 def each_part(fn: Callable[[slice, Lift], Any], trees: Any, how: Lifting, owner: Any = None) -> list[Any]:
@@ -108,7 +111,8 @@ def each_part(fn: Callable[[slice, Lift], Any], trees: Any, how: Lifting, owner:
         return _vmap_or_loop(one, owner) if how.fallback else _vmap(one)
 
     if how.threads == 1 or len(slices) == 1:
-        return [fn(part, lift) for part in slices]
+        with _cores(how.cores):
+            return [fn(part, lift) for part in slices]
     return _side_by_side([lambda part=part: fn(part, lift) for part in slices], how.threads)
 
 
@@ -120,6 +124,20 @@ def candidates(count: int, cores: int) -> list[Lifting]:
         most = [Lifting(1, vmap=False)] + [Lifting(size) for size in sizes]
         found += [Lifting(w.size, w.vmap, threads) for w in most if -(-count // w.size) >= threads]
     return found
+
+
+@contextmanager
+def _cores(number: int | None) -> Iterator[None]:
+    """Run the block with kernels on some cores: handing a small one to another core takes longer than it."""
+    before = torch.get_num_threads()
+    if number is None or number == before:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _side_by_side(jobs: list[Callable[[], Any]], threads: int) -> list[Any]:
@@ -135,8 +153,6 @@ def _side_by_side(jobs: list[Callable[[], Any]], threads: int) -> list[Any]:
 
 def _paying(trees: Any, count: int) -> int:
     """How many tasks to lift at once: on a CPU, batches beyond a few MB are several times slower."""
-    if _device(trees).type != "cpu":
-        return count
     return max(1, _FEW_MB * count // sum(leaf.numel() for leaf in _tensors(trees)))
 
 

@@ -8,7 +8,7 @@ from innerloop.core import tree
 from innerloop.core.errors import ConfigError
 from innerloop.core.types import Tree
 from innerloop.rules.base import Params
-from innerloop.rules.shared import BELOW_ONE, Hyper, at, check_hyper, decayed, is_off
+from innerloop.rules.shared import BELOW_ONE, Hyper, at, check_hyper, decayed, is_off, moved
 
 
 @dataclass(frozen=True)
@@ -66,4 +66,4 @@ class SGD:
             direction, state = kept, {"momentum": kept}
             if self.nesterov:
                 direction = {n: grads[n] + at(self.momentum, n) * b for n, b in kept.items()}
-        return {n: p - at(self.lr, n) * direction[n] for n, p in params.items()}, state
+        return {n: moved(p, direction[n], at(self.lr, n)) for n, p in params.items()}, state

@@ -51,6 +51,11 @@ def is_off(value: Hyper) -> bool:
     return not isinstance(value, (Tensor, dict)) and value == 0
 
 
+def moved(p: Tensor, direction: Tensor, lr: float | Tensor) -> Tensor:
+    """`p - lr * direction`, in one operation where the rate is a plain number."""
+    return p - lr * direction if isinstance(lr, Tensor) else torch.sub(p, direction, alpha=lr)
+
+
 def decayed(grads: Params, params: Params, weight_decay: Hyper) -> Params:
     """The gradient of the loss plus weight_decay / 2 times the parameters' squared norm."""
     if is_off(weight_decay):

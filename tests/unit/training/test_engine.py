@@ -152,7 +152,7 @@ def test_the_choice_stands_in_the_run_folder_and_a_resumed_run_reads_it(tmp_path
         whole = finish(setup.start(tmp_path / "whole"))
         run_to(setup.start(tmp_path / "parts"), 3)
     values = json.loads((tmp_path / "parts" / "engine.json").read_text())
-    assert values["tasks_axis"] == {"size": 2, "vmap": True, "threads": 1, "fallback": False}
+    assert values["tasks_axis"] == {"size": 2, "vmap": True, "threads": 1, "cores": None, "fallback": False}
     assert (values["gradient"], values["reason"]) == ({"name": "Recompute", "segment": 1}, "for a test")
     resumed = setup.start(tmp_path / "parts", "resume")
     with mock.patch("innerloop.training.loop.settle", side_effect=AssertionError("measured again")):
