@@ -76,7 +76,9 @@ class Compiler:
             self.failure = _reason(error)
             log.warning("steps run eagerly, since they cannot be compiled: %s", self.failure)
             return None
-        self.seconds += time.perf_counter() - started
+        taken = time.perf_counter() - started
+        self.seconds += taken
+        log.info("compiled a graph in %.0f s", taken)
         return graph
 
 

@@ -93,9 +93,11 @@ class MetaGradient(ABC):
 
     Attributes:
         exact: whether it is the true gradient of the outer objective.
+        compiles: whether it is made of functions that can be compiled.
     """
 
     exact: bool
+    compiles: bool = True
 
     @abstractmethod
     def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:

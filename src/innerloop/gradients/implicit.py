@@ -34,6 +34,7 @@ class Implicit(MetaGradient):
 
     Exact where the inner loop has converged and the solver too; `record.measures["residual"]`
     is each task's relative residual. Memory: one step's graph and a few vectors, whatever `inner_steps`.
+    It is not compiled: how many products a solver needs depends on the numbers.
 
     Args:
         solver: `cg`, for a symmetric J (gradient descent without momentum), or `neumann`, the
@@ -48,6 +49,7 @@ class Implicit(MetaGradient):
     damping: float = 0.0
     tolerance: float = 1e-6
     exact = False
+    compiles = False
 
     def __post_init__(self) -> None:
         if self.solver not in _SOLVERS:

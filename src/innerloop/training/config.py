@@ -107,6 +107,8 @@ class TrainConfig:
             rounding alone. `auto` measures on long runs; a fixed choice repeats bitwise.
         memory: GB that a meta-step may take: `auto` is a share of what is free, none is no bound. An
             exact gradient that needs more is computed in smaller chunks, then by recomputing.
+        compile: run meta-steps as compiled graphs: `true`, `false`, or `auto`, which does so on a CPU where
+            kernels are small and steps many. Compiling takes tens of seconds, less when it was done before.
         precision: of forward passes in meta-steps, `float32` or `bfloat16`; parameters and
             meta-gradients are float32.
         device: `cpu`, `cuda` or `mps`.
@@ -123,6 +125,7 @@ class TrainConfig:
     tasks_axis: Literal["auto", "vmap", "loop"] | int = "auto"
     memory: Literal["auto"] | float | None = "auto"
     precision: Precision = "float32"
+    compile: Literal["auto"] | bool = "auto"
     device: str = "cpu"
     threads: int | None = None
     log_every: int = 10

@@ -33,6 +33,7 @@ log = logging.getLogger("innerloop")
 _PAYS = 50  # training has to take so many times as long as measuring
 _LEAST = 20.0  # seconds of training below which nothing is measured
 _PASSES = 3  # of a candidate: one to warm up, two that count
+_COMPILES = 10_000  # outer steps from which on a compiler earns its time back, where Python takes most of it
 _GAIN = 0.9  # the share of the rule's time that another way must stay below
 
 
@@ -55,6 +56,7 @@ class Settled:
             "gradient": plain(self.engine.gradient),
             "memory": self.memory,
             "tasks_axis": asdict(axis) if isinstance(axis, Lifting) else axis,
+            "compile": self.engine.compile,
             "reason": self.reason,
             "timings": self.timings,
         }
@@ -71,6 +73,9 @@ def settle(
     choice = dialled(work, own, budget)
     if choice.gradient != own or choice.axis != config.tasks_axis:
         log.info("%s", choice.reason)
+    if _compiled(work, choice, config, config.steps - step):
+        engine = Engine(choice.gradient, choice.axis, config.precision, compile=True)
+        return Settled(engine, "compiled: nothing else is measured", choice.reason)
     if choice.axis != "auto":
         how = "in the parts that fit" if config.tasks_axis == "auto" else "as asked for"
         return Settled(Engine(choice.gradient, choice.axis, config.precision), how, choice.reason)
@@ -90,7 +95,10 @@ def stored(text: str, learner: ModuleLearner, config: TrainConfig) -> Settled:
         gradient = own if same else as_gradient(values["gradient"]) or own
         lifting = Lifting(**axis) if isinstance(axis, Mapping) else axis
         return Settled(
-            Engine(gradient, lifting, config.precision), values["reason"], values["memory"], values["timings"]
+            Engine(gradient, lifting, config.precision, values.get("compile", False)),
+            values["reason"],
+            values["memory"],
+            values["timings"],
         )
     except (ValueError, TypeError, KeyError) as error:
         raise ContractError(
@@ -109,6 +117,14 @@ def cheaper(engine: Engine, tried: Lifting) -> str:
     elif name != "FirstOrder":
         ways.append("set gradient to FirstOrder, which is not exact")
     return ", or ".join(ways) or "take fewer tasks or a smaller model"
+
+
+def _compiled(work: Workload, choice: Choice, config: TrainConfig, steps: int) -> bool:
+    """Whether to compile: as asked for, or where a run is long and its kernels are small."""
+    if config.compile != "auto":
+        return config.compile
+    small = work.rule.cores == 1 and work.rule.vmap
+    return small and steps >= _COMPILES and choice.gradient.compiles
 
 
 def _measured(work: Workload, choice: Choice, budget: Budget, steps: int) -> Settled:

@@ -29,6 +29,7 @@ class Engine:
     gradient: MetaGradient
     axis: TasksAxis = "auto"
     precision: Precision = "float32"
+    compile: bool = False
 
 
 def outer_step(
@@ -52,7 +53,8 @@ def estimated(
     """The meta-gradient as the engine obtains it, the carry and the record."""
     low = torch.bfloat16 if engine.precision == "bfloat16" else None
     with running_in(precision=low):
-        return engine.gradient.estimate(learner, meta, episodes, carry, key=key, axis=engine.axis)
+        how = {"axis": engine.axis, "compile": engine.compile}
+        return engine.gradient.estimate(learner, meta, episodes, carry, key=key, **how)
 
 
 def meta_step(

@@ -135,9 +135,10 @@ def test_auto_takes_threads_for_heavy_work_alone() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        x = torch.zeros(8, 3)
-        assert lifting("auto", x, work=10.0).threads == 1
-        assert lifting("auto", x, work=1e9).threads == 2
-        assert lifting("vmap", x, work=1e9).threads == 1
+        small, large = torch.zeros(8, 3), torch.zeros(8, 2**16)
+        assert lifting("auto", small, work=10.0) == Lifting(8, cores=1, fallback=True)
+        assert lifting("auto", small, work=1e9) == Lifting(8, fallback=True)
+        assert lifting("auto", large, work=1e9) == Lifting(1, vmap=False, threads=2)
+        assert lifting("vmap", large, work=1e9).threads == 1
     finally:
         torch.set_num_threads(before)

@@ -27,7 +27,7 @@ from innerloop.training.step import Engine, estimated
 from unit.training.resuming import STEPS, Setup, finish, run_to, same_outcome, small_config
 from unit.training.works import Noise, small, workload
 
-LONG = TrainConfig(steps=100_000, tasks_per_step=8, threads=1)
+LONG = TrainConfig(steps=100_000, tasks_per_step=8, threads=1, compile=False)
 GOOD = Lifting(2)  # what the clock of these tests finds fastest
 
 
@@ -142,6 +142,23 @@ def test_measuring_is_real_and_leaves_the_state_alone() -> None:
     assert all(seconds > 0 for row in found.timings for seconds in row["seconds"])
 
 
+@pytest.mark.parametrize(
+    ("steps", "asked", "gradient", "compiled"),
+    [
+        (10_000, "auto", Unrolled(), True),
+        (9_999, "auto", Unrolled(), False),
+        (10_000, False, Unrolled(), False),
+        (10, True, Unrolled(), True),
+    ],
+)
+def test_long_runs_of_small_kernels_are_compiled(
+    steps: int, asked: Any, gradient: Any, compiled: bool
+) -> None:
+    config = TrainConfig(steps=steps, tasks_per_step=8, compile=asked, gradient=gradient)
+    with clocked(lambda how: 0.001):
+        assert settled(config).engine.compile is compiled
+
+
 # --- what is written down --------------------------------------------------------------------------------
 
 
@@ -171,8 +188,8 @@ def test_what_is_written_is_read_again() -> None:
     learner = small()
     for engine in (
         Engine(Unrolled()),
-        Engine(Recompute(4), Lifting(3, True, 2, True)),
-        Engine(Unrolled(), 3),
+        Engine(Recompute(4), Lifting(3, True, 2, fallback=True)),
+        Engine(Unrolled(), 3, compile=True),
     ):
         found = engines.Settled(engine, "a", "b", [{"how": "loop", "seconds": [1.0]}])
         assert stored(found.to_json(), learner, TrainConfig()) == found
