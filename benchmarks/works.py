@@ -148,8 +148,9 @@ def all_works(*, quick: bool = False) -> dict[str, Work]:
         name = f"{family}/{tasks}tasks-{queries}quer{'y' if queries == 1 else 'ies'}-{_steps(k)}"
         return Work(name, omniglot, (1, 28, 28), fewer(tasks), 5, 5 * queries, k, inner_lr=0.4)
 
-    def conv4_84(family: str, k: int) -> Work:
-        return Work(f"{family}/conv4-84-{_steps(k)}", mini, (3, size, size), fewer(4), 5, 75, k, 0.01)
+    def conv4_84(family: str, k: int, queries: int = 15) -> Work:
+        name = f"{family}/conv4-84-{'' if queries == 15 else f'{queries}query-'}{_steps(k)}"
+        return Work(name, mini, (3, size, size), fewer(4), 5, 5 * queries, k, 0.01)
 
     def mlp(k: int) -> Work:
         examples = 32 if quick else 512
@@ -196,6 +197,7 @@ def all_works(*, quick: bool = False) -> dict[str, Work]:
         conv4("cores", 32, 1, steps),
         *(mlp(k) for k in ((1, 5) if quick else (1, 5, 20, 50))),
         conv4_84("memory", 4 * steps),
+        *(conv4_84("memory", k, queries=1) for k in ((2,) if quick else (5, 20, 50))),
     ]
     return {work.name: work for work in works}
 

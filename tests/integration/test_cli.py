@@ -151,6 +151,8 @@ def test_the_printed_configuration_is_whole_and_makes_the_same_run(said: Said, t
         "inner_lr": 0.02,
         "inner_steps": 1,
         "test_inner_steps": None,
+        "inner_rule": "SGD",
+        "step_weights": None,
         "batch_norm": "support",
     }
     assert (values["model"]["hidden"], values["steps"], values["optimizer"]["lr"]) == ([8, 8], 6, 0.001)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+from torch.nn.functional import linear
+
 from innerloop.algorithms.base import GradientLearner
+from innerloop.core.learner import STATISTICS
+from innerloop.core.mode import mode
+from innerloop.core.types import Batch, Fast, Meta
 from innerloop.gradients import Unrolled
 
 
@@ -13,13 +19,18 @@ class ANIL(GradientLearner):
     module's last layer that has any. Outer objective: L_Q(body, h_K), differentiated exactly.
     Meta-learned: body and head. Adapted: the head.
 
-    Cost per inner step: a forward pass on the support set and the head's backward pass.
+    Cost per inner step: the head's forward and backward pass; the body's features of the support set are
+    computed once, where the head is a linear layer that the module ends with and nothing is dropped.
 
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs] whose last layer is the head.
         inner_lr: inner step size, > 0.
         inner_steps: steps in training, >= 0.
         test_inner_steps: steps at test; None is the same number.
+        inner_rule: the update rule of `il.rules` that takes the inner steps, with its usual settings; for
+            others (momentum), set `rule` on the learner.
+        step_weights: the outer objective as weights of the query loss after each inner step; None is the
+            last step alone.
         loss: `cross_entropy` or `mse`.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
 
@@ -37,3 +48,16 @@ class ANIL(GradientLearner):
 
     def adapts(self) -> set[str]:
         return self.net.head_names()
+
+    def begin(self, meta: Meta, support: Batch) -> Fast:
+        fast = super().begin(meta, support)
+        if not mode().whole:
+            return fast
+        features = self.net.before_head(meta["params"], support.x, statistics=meta.get(STATISTICS))
+        return fast if features is None else fast | {"features": features}
+
+    def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        if "features" not in fast:
+            return super().support_outputs(meta, fast, params, inputs)
+        head = {name.rpartition(".")[2]: value for name, value in params.items()}
+        return linear(fast["features"], head["weight"], head.get("bias"))

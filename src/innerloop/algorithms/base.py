@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from innerloop.core.errors import ConfigError, ContractError, check_count
+from innerloop import rules
+from innerloop.core.errors import ConfigError, ContractError, check_count, unknown
 from innerloop.core.functional import BatchNormPolicy, FunctionalModule, inner_gradient
 from innerloop.core.learner import DATA, STATISTICS, MetaLearner
 from innerloop.core.losses import loss_value
@@ -17,7 +18,9 @@ from innerloop.core.rng import keyed_uniform
 from innerloop.core.types import Batch, Fast, Loss, Meta
 from innerloop.gradients.base import MetaGradient
 from innerloop.models.base import fresh_parameters
-from innerloop.rules import SGD, UpdateRule
+from innerloop.rules import UpdateRule
+
+RuleName = Literal["Adagrad", "Adam", "AdamW", "RMSprop", "SGD"]
 
 
 class ModuleLearner(MetaLearner):
@@ -89,6 +92,8 @@ class GradientLearner(ModuleLearner, ABC):
         inner_lr: float = 0.01,
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
+        inner_rule: RuleName = "SGD",
+        step_weights: tuple[float, ...] | None = None,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
     ) -> None:
@@ -97,7 +102,17 @@ class GradientLearner(ModuleLearner, ABC):
             check_count("test_inner_steps", test_inner_steps, low=0)
         self.inner_lr, self.inner_steps = inner_lr, inner_steps
         self.test_inner_steps = inner_steps if test_inner_steps is None else test_inner_steps
-        self.rule = SGD(inner_lr)
+        if inner_rule not in get_args(RuleName):
+            raise unknown("inner_rule", str(inner_rule), get_args(RuleName))
+        self.inner_rule: str = inner_rule
+        self.rule = getattr(rules, inner_rule)(inner_lr)
+        self.step_weights = None if step_weights is None else tuple(step_weights)
+        if self.step_weights is not None and len(self.step_weights) != inner_steps:
+            raise ConfigError(
+                f"{len(self.step_weights)} step_weights for inner_steps = {inner_steps}",
+                expected="one weight for each inner step",
+                do=f"give {inner_steps}, or none for the last step alone",
+            )
         self._wrap(module, loss, batch_norm)
 
     def adapts(self) -> set[str]:
@@ -114,12 +129,15 @@ class GradientLearner(ModuleLearner, ABC):
         batch = self._minibatch(support)
 
         def support_loss(params: dict[str, Tensor]) -> Tensor:
-            outputs = self.net(meta["params"] | params, batch.x, statistics=meta.get(STATISTICS))
-            return loss_value(self.loss, outputs, batch.y)
+            return loss_value(self.loss, self.support_outputs(meta, fast, params, batch.x), batch.y)
 
         grads = inner_gradient(support_loss, fast["params"])
         params, state = self.rule.step(grads, fast["rule"], fast["params"])
         return fast | {"params": params, "rule": state}
+
+    def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """The outputs that the inner loss is taken of, with `params` in the place of what adapts."""
+        return self.net(meta["params"] | params, inputs, statistics=meta.get(STATISTICS))
 
     def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
         return self.net(

@@ -20,6 +20,10 @@ class FOMAML(GradientLearner):
         inner_lr: inner step size, > 0.
         inner_steps: steps in training, >= 0.
         test_inner_steps: steps at test; None is the same number.
+        inner_rule: the update rule of `il.rules` that takes the inner steps, with its usual settings; for
+            others (momentum), set `rule` on the learner.
+        step_weights: the outer objective as weights of the query loss after each inner step; None is the
+            last step alone.
         loss: `cross_entropy` or `mse`.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
 

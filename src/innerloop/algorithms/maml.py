@@ -24,6 +24,10 @@ class MAML(GradientLearner):
         inner_lr: inner step size, > 0. The paper: 0.4 on Omniglot 5-way, 0.01 on the sinusoid.
         inner_steps: steps in training, >= 0; 0 is joint training, without adaptation.
         test_inner_steps: steps at test; None is the same number. The paper: 3 on Omniglot 5-way.
+        inner_rule: the update rule of `il.rules` that takes the inner steps, with its usual settings; for
+            others (momentum), set `rule` on the learner.
+        step_weights: the outer objective as weights of the query loss after each inner step; None is the
+            last step alone.
         loss: `cross_entropy` or `mse`.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -241,6 +241,26 @@ class FunctionalModule:
         """Names of the parameters of the last layer that has any: what ANIL adapts."""
         owner = next(reversed([n.rpartition(".")[0] for n, _ in self._module.named_parameters()]), "")
         return {n for n, _ in self._module.named_parameters() if n.rpartition(".")[0] == owner}
+
+    def before_head(self, params: Params, x: Tensor, *, statistics: Params | None = None) -> Tensor | None:
+        """What a linear last layer is given for `x` [S, D]; None unless outputs are that layer's own of it.
+
+        Where they are, whatever comes before may be computed once for any number of steps of the head.
+        """
+        owner = next(iter(self.head_names()), "").rpartition(".")[0]
+        seen: list[tuple[Any, Any]] = []
+        with self._lent() as module:
+            head = module.get_submodule(owner)
+            drops = any(isinstance(m, _Dropout) and m.probability for m in module.modules())
+            if not owner or type(head) is not nn.Linear or (drops and mode().training):
+                return None
+            hook = head.register_forward_hook(lambda *call: seen.append((call[1][0], call[2])))
+            try:
+                outputs = self._pass(module, params, x, None, statistics)
+            finally:
+                hook.remove()
+        given, made = seen[-1] if len(seen) == 1 else (outputs, None)
+        return given if made is outputs and given.ndim == 2 else None
 
     def features(self, params: Params, x: Tensor, *, rows: int | None = None) -> Tensor:
         """What the last linear layer is given for `x`, [S, D]; the outputs if no such layer ends it."""

@@ -25,6 +25,8 @@ class Mode:
     Attributes:
         training: meta-training: dropout is on, and `running` statistics are gathered, not used.
         first_order: inner gradients are constants to the outer derivative.
+        whole: what becomes of a loop follows from its beginning, so that `begin` may compute what
+            every step needs; not so where derivatives are cut on the way, or taken at the end alone.
         ways: number of classes of the tasks at hand, which under `vmap` cannot be read from labels.
         root: int64 scalar tensor, the task's source of randomness; None means none may be used.
         path: the streams that lead from `root` to `key`.
@@ -33,6 +35,7 @@ class Mode:
 
     training: bool = False
     first_order: bool = False
+    whole: bool = True
     ways: int | None = None
     root: Tensor | None = field(default=None, repr=False)
     path: tuple[int | Tensor, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from innerloop.core import tree
 from innerloop.core.learner import DATA, MetaLearner, final, outer_weights
-from innerloop.core.mode import at_stream, running_in
+from innerloop.core.mode import Mode, at_stream, running_in
 from innerloop.core.types import Batch, Episode, Fast, Meta, Tree
 
 
@@ -25,6 +26,7 @@ class Chain:
         stream: number of the stream of randomness of the first of `steps`; a tensor where one graph
             has to serve for any of them.
         first_order: inner gradients are constants to the outer derivative.
+        whole: the loop is differentiated from its beginning.
     """
 
     learner: MetaLearner
@@ -33,10 +35,11 @@ class Chain:
     first: int = 0
     stream: Tensor | int = 0
     first_order: bool = False
+    whole: bool = True
 
     def advance(self, fast: Fast | None, episode: Episode, key: Tensor) -> Fast:
         """The state after the steps, for its value alone; a chain that has no state yet begins."""
-        with running_in(training=True, first_order=True, key=key):
+        with self._running(key, first_order=True):
             return final(self._states(fast, episode))
 
     def segment(self, fast: Fast | None, episode: Episode, key: Tensor) -> dict[str, Any]:
@@ -50,7 +53,7 @@ class Chain:
         weights = outer_weights(self.learner)
         end = len(weights) - 1
         # Without inner steps there is no second derivative, so the faster first-order operators will do.
-        with running_in(training=True, first_order=self.first_order or not self.steps, key=key):
+        with self._running(key, first_order=self.first_order or not self.steps):
             at = [0 if fast is None else None, *(k + 1 for k in self.steps)]
             for reached, state in zip(at, self._states(fast, episode), strict=True):
                 found["fast"] = state
@@ -65,14 +68,17 @@ class Chain:
 
     def judged(self, fast: Fast, episode: Episode, key: Tensor) -> dict[str, Any]:
         """The query loss of a state, and running statistics."""
-        with running_in(training=True, first_order=True, key=key):
+        with self._running(key, first_order=True):
             loss, statistics = self.learner.query_loss(self.meta, fast, episode.query)
         return {"loss": loss, "statistics": statistics}
 
     def step(self, fast: Fast, episode: Episode, key: Tensor) -> Fast:
         """The steps, to be differentiated."""
-        with running_in(training=True, first_order=self.first_order, key=key):
+        with self._running(key, first_order=self.first_order):
             return final(self._states(fast, episode))
+
+    def _running(self, key: Tensor, *, first_order: bool) -> AbstractContextManager[Mode]:
+        return running_in(training=True, first_order=first_order, whole=self.whole, key=key)
 
     def _states(self, fast: Fast | None, episode: Episode) -> Iterator[Fast]:
         fast = self.learner.begin(self.meta, episode.support) if fast is None else fast

@@ -100,7 +100,8 @@ class Evolution(MetaGradient):
             if STATISTICS in meta:
                 moved |= {STATISTICS: meta[STATISTICS]}
             fast = None if state is None else state[("one", "other")[index]]
-            chain = Chain(learner, moved, range(learner.inner_steps), first, at["stream"], first_order=True)
+            steps, whole = range(learner.inner_steps), self.horizon is None
+            chain = Chain(learner, moved, steps, first, at["stream"], first_order=True, whole=whole)
             results.append(chain.segment(fast, episode, key))
         one, other = results
         slope = (one["share"] - other["share"]) / ((2 if self.antithetic else 1) * self.sigma)

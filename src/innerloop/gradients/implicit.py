@@ -72,12 +72,12 @@ class Implicit(MetaGradient):
                 do="use Unrolled or Recompute",
             )
         with torch.no_grad():
-            loop = Chain(learner, whole, range(steps))
+            loop = Chain(learner, whole, range(steps), whole=False)
             reached = lift(lambda episode, key: loop.advance(None, episode, key))(episodes, keys)
         end = held(reached, requires_grad=True)
         point = moving(end)
         with torch.enable_grad():
-            chain = Chain(learner, whole, [steps - 1], stream=steps - 1)
+            chain = Chain(learner, whole, [steps - 1], stream=steps - 1, whole=False)
             judged = lift(chain.judged)(end, episodes, keys)
             again = moving(lift(chain.step)(end, episodes, keys))
         losses = judged["loss"]

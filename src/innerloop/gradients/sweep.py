@@ -149,7 +149,8 @@ class _Link:
         return {"statistics": {}, "grads": {}, "cotangents": {}, "fast": {}} | found
 
     def _chain(self, meta: Meta, steps: range, stream: Tensor) -> Chain:
-        return Chain(self.learner, meta, steps, self.first, stream, self.path.first_order)
+        whole = self.path.last is None and self.path.horizon is None
+        return Chain(self.learner, meta, steps, self.first, stream, self.path.first_order, whole)
 
     def _lifted(self, method: Callable[..., Tree], start: Fast, episodes: Tree, keys: Tensor) -> Tree:
         stacked = as_episodes(episodes)

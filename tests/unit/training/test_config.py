@@ -78,7 +78,7 @@ BASE: dict[str, Any] = {"algorithm": "MAML", "tasks": "Sinusoid"}
         ({"stps": 3}, "did you mean steps?"),
         ({"optimizer": {"shedule": "cosine"}}, "did you mean optimizer.schedule?"),
         ({"validation": {"episode": 3}}, "did you mean validation.episodes?"),
-        ({"algorithm": {"name": "MAML", "inner_rl": 0.1}}, "did you mean algorithm.inner_lr?"),
+        ({"algorithm": {"name": "MAML", "inner_lrr": 0.1}}, "did you mean algorithm.inner_lr?"),
         ({"algorithm": "MALM"}, "did you mean 'MAML'?"),
         ({"tasks": "Sinusoids"}, "did you mean 'Sinusoid'?"),
         ({"tasks": {"name": "Sinusoid", "shot": 3}}, "did you mean tasks.shots?"),
