@@ -360,3 +360,20 @@ def test_functional_equals_the_module_itself() -> None:
     assert not estimate(MAML(model, loss="mse"), {"params": doubled}, Sinusoid().sample("train", 1, 0))[
         1
     ].mostly_failed
+
+
+def test_an_inner_loss_may_hold_what_it_is_differentiated_by_as_a_constant() -> None:
+    """Before the first step, a task's parameters are the meta-parameters themselves, the same tensors."""
+    theta = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+
+    def loss(params: dict[str, Tensor]) -> Tensor:
+        return (params["w"] * theta).sum()
+
+    for first_order in (False, True):
+        with running_in(first_order=first_order):
+            found = inner_gradient(loss, {"w": theta})["w"]
+        assert torch.equal(found, theta), "planted: without a view of its own it would be twice that"
+    found = inner_gradient(loss, {"w": theta})["w"]
+    assert torch.equal(torch.autograd.grad(found.sum(), theta)[0], torch.ones_like(theta))
+    planted = torch.autograd.grad(loss({"w": theta}), theta)[0]
+    assert torch.equal(planted, 2 * theta)
