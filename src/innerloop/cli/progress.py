@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any, Self, final
 
 from innerloop.cli.texts import duration, score
+from innerloop.core.compiled import compiler_of
 from innerloop.training.loop import Progress, Training
 
 _EVERY = 5.0  # seconds between two plain lines
@@ -36,6 +37,9 @@ class Display(ABC):
         """Take in a step that is done."""
         if not self._told:
             self._tell_start()
+            # Compiling comes once: the log tells what it took, and it is no part of the speed.
+            self._started += compiler_of(self._training.learner).seconds
+            self._recent[0] = (self._started, self._first)
         self._recent.append((time.monotonic(), progress.step))
         self._losses.append(progress.loss)
         self._show(progress)
