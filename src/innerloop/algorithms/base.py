@@ -33,6 +33,7 @@ class ModuleLearner(MetaLearner):
     """
 
     embeds: ClassVar[bool] = False
+    concurrent = True  # a FunctionalModule lends each pass a copy
     gradient: MetaGradient
     module: nn.Module
     batch_norm: BatchNormPolicy

@@ -32,6 +32,8 @@ class MetaLearner(ABC):
         loss: name of the loss of both loops.
         steps_alike: whether every inner step is the same function, whatever its number `k`, so that one
             compiled graph serves for all.
+        concurrent: whether tasks may run on several threads at once. Not so for a learner that calls
+            `functional_call` on a module of its own, which puts parameters in their place there.
         step_weights: the outer objective: weights of the query loss after each of the inner steps
             (MAML++'s multi-step loss, a learned optimizer's sum); None is the last step alone.
     """
@@ -39,6 +41,7 @@ class MetaLearner(ABC):
     inner_steps: int
     loss: Loss
     steps_alike: ClassVar[bool] = False
+    concurrent: ClassVar[bool] = False
     step_weights: tuple[float, ...] | None = None
 
     @abstractmethod

@@ -81,7 +81,8 @@ def lifting(axis: TasksAxis, trees: Any, owner: Any = None, work: float = 0.0) -
     `vmap` is all tasks at once, an integer is chunks of that many, `loop` is one after another. `auto` is
     `vmap` of all tasks where their inputs are small, of chunks where there are many, and otherwise the
     loop, as it is for an `owner` that `vmap` cannot lift; on a CPU it spreads parts that are heavy enough
-    over as many threads as torch may use, and has several in memory at once. What is light runs on one core.
+    over as many threads as torch may use, if the owner is `concurrent`, and has several in memory at once.
+    What is light runs on one core.
     """
     if isinstance(axis, Lifting):
         return axis
@@ -95,7 +96,8 @@ def lifting(axis: TasksAxis, trees: Any, owner: Any = None, work: float = 0.0) -
         size = 1 if (owner is not None and owner in _LOOPED) or size < min(count, _CHUNK) else size
     size = min(size, count)
     vmap = axis != "loop" and (axis != "auto" or size > 1 or count == 1)
-    threads = min(cores, -(-count // size)) if axis == "auto" and size * work >= _HEAVY else 1
+    spread = axis == "auto" and size * work >= _HEAVY and getattr(owner, "concurrent", False)
+    threads = min(cores, -(-count // size)) if spread else 1
     light = cpu and 0 < count * work < _LIGHT
     return Lifting(size, vmap, threads, cores=1 if light else None, fallback=axis == "auto" and vmap)
 

@@ -167,7 +167,8 @@ def _measured(work: Workload, choice: Choice, budget: Budget, steps: int) -> Set
 
 def _ordered(work: Workload, rule: Lifting) -> list[Lifting]:
     """The ways to try, those like the rule's first; without `vmap`, where it cannot lift the learner."""
-    ways = candidates(num_tasks(work.episodes), torch.get_num_threads() if _on_cpu(work) else 1)
+    cores = torch.get_num_threads() if _on_cpu(work) and work.learner.concurrent else 1
+    ways = candidates(num_tasks(work.episodes), cores)
     ways = [how for how in ways if how != replace(rule, fallback=False) and (rule.vmap or not how.vmap)]
 
     def unlike(how: Lifting) -> float:

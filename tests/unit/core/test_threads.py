@@ -12,13 +12,41 @@ from torch import Tensor, nn
 from cases import Case
 from conformance.questions import KEY
 from innerloop.core import tree
+from innerloop.core.learner import MetaLearner
 from innerloop.core.mode import mode, running_in
-from innerloop.core.types import Episode, Meta
+from innerloop.core.types import Batch, Episode, Fast, Meta
 from innerloop.core.vectorise import Lifting, each_part, lifting, over_tasks
 from innerloop.gradients import Evolution, MetaGradient, Recompute, Record, Unrolled
 
 CASE = Case("MAML", "mlp", dropout=0.3)
 CONV = Case("MAML", "batch", dropout=0.3)
+
+
+class ByHand(MetaLearner):
+    """A learner of a user's own, which puts each task's parameters into one module."""
+
+    inner_steps, loss = 1, "mse"
+
+    def __init__(self) -> None:
+        self.net = nn.Linear(3, 1)
+
+    def init(self, rng: torch.Generator) -> Meta:
+        return {"params": {name: p.detach().clone() for name, p in self.net.named_parameters()}}
+
+    def begin(self, meta: Meta, support: Batch) -> Fast:
+        return {"params": dict(meta["params"])}
+
+    def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
+        return fast
+
+    def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
+        return torch.func.functional_call(self.net, fast["params"], (inputs,))
+
+
+class Claims(ByHand):  # a concrete base is fine in a test
+    """The same, and says that its tasks may meet."""
+
+    concurrent = True
 
 
 def estimated(
@@ -138,7 +166,10 @@ def test_auto_takes_threads_for_heavy_work_alone() -> None:
         small, large = torch.zeros(8, 3), torch.zeros(8, 2**16)
         assert lifting("auto", small, work=10.0) == Lifting(8, cores=1, fallback=True)
         assert lifting("auto", small, work=1e9) == Lifting(8, fallback=True)
-        assert lifting("auto", large, work=1e9) == Lifting(1, vmap=False, threads=2)
-        assert lifting("vmap", large, work=1e9).threads == 1
+        ours = CASE.learner()
+        assert lifting("auto", large, ours, 1e9) == Lifting(1, vmap=False, threads=2)
+        assert lifting("vmap", large, ours, 1e9).threads == 1
+        assert lifting("auto", large, ByHand(), 1e9).threads == 1, "its module is shared by all tasks"
+        assert lifting("auto", large, Claims(), 1e9).threads == 2, "planted"
     finally:
         torch.set_num_threads(before)
