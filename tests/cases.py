@@ -25,8 +25,11 @@ from innerloop.tasks import Sinusoid
 #: Name of the algorithm -> settings that make it small and its inner loop real.
 ROWS: dict[str, dict[str, Any]] = {
     "ANIL": {"inner_lr": 0.1, "inner_steps": 2},
+    "BOIL": {"inner_lr": 0.1, "inner_steps": 2},
     "FOMAML": {"inner_lr": 0.1, "inner_steps": 2},
+    "ImplicitMAML": {"inner_lr": 0.05, "inner_steps": 2, "proximal": 2.0},
     "MAML": {"inner_lr": 0.1, "inner_steps": 2},
+    "MetaSGD": {"inner_lr": 0.1, "inner_steps": 2},
     "ProtoNet": {},
     "Reptile": {"inner_lr": 0.01, "inner_steps": 3, "inner_batch": 3},
 }

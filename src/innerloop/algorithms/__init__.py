@@ -8,21 +8,27 @@ from innerloop.core.registry import lazy
 
 if TYPE_CHECKING:
     from innerloop.algorithms.anil import ANIL
+    from innerloop.algorithms.boil import BOIL
     from innerloop.algorithms.fomaml import FOMAML
+    from innerloop.algorithms.implicit_maml import ImplicitMAML
     from innerloop.algorithms.maml import MAML
+    from innerloop.algorithms.meta_sgd import MetaSGD
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.reptile import Reptile
 
 #: Name of the class, of the flag and of the docs page -> its file.
 REGISTRY = {
     "ANIL": "anil",
+    "BOIL": "boil",
     "FOMAML": "fomaml",
+    "ImplicitMAML": "implicit_maml",
     "MAML": "maml",
+    "MetaSGD": "meta_sgd",
     "ProtoNet": "protonet",
     "Reptile": "reptile",
 }
 
-__all__ = ["ANIL", "FOMAML", "MAML", "REGISTRY", "ProtoNet", "Reptile"]
+__all__ = ["ANIL", "BOIL", "FOMAML", "MAML", "REGISTRY", "ImplicitMAML", "MetaSGD", "ProtoNet", "Reptile"]
 
 
 def __getattr__(name: str) -> Any:

@@ -130,11 +130,19 @@ class GradientLearner(ModuleLearner, ABC):
         batch = self._minibatch(support)
 
         def support_loss(params: dict[str, Tensor]) -> Tensor:
-            return loss_value(self.loss, self.support_outputs(meta, fast, params, batch.x), batch.y)
+            return self.inner_loss(meta, fast, params, batch)
 
         grads = inner_gradient(support_loss, fast["params"])
-        params, state = self.rule.step(grads, fast["rule"], fast["params"])
+        params, state = self.rule_at(meta).step(grads, fast["rule"], fast["params"])
         return fast | {"params": params, "rule": state}
+
+    def rule_at(self, meta: Meta) -> UpdateRule:
+        """The update rule of an inner step; one that is learned takes its numbers from `meta`."""
+        return self.rule
+
+    def inner_loss(self, meta: Meta, fast: Fast, params: dict[str, Tensor], batch: Batch) -> Tensor:
+        """What an inner step descends on, with `params` in the place of what adapts."""
+        return loss_value(self.loss, self.support_outputs(meta, fast, params, batch.x), batch.y)
 
     def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """The outputs that the inner loss is taken of, with `params` in the place of what adapts."""
