@@ -316,8 +316,7 @@ def initial_meta_is_a_function_of_rng(learner: ModuleLearner) -> None:
     first, again, other = (learner.init(torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     assert torch.equal(state, torch.get_rng_state()), "init draws from the global generator"
     assert all(map(torch.equal, tree.leaves(first), tree.leaves(again))), "another meta for the same seed"
-    # Weights are drawn; what else is learned (rates) may begin with a setting.
-    weights = [p for p, leaf in tree.flatten(first).items() if p.startswith("params/") and leaf.ndim >= 2]
+    weights = [path for path, leaf in tree.flatten(first).items() if leaf.ndim >= 2]
     assert weights
     assert all(not torch.equal(tree.flatten(first)[p], tree.flatten(other)[p]) for p in weights), (
         "seed ignored"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from innerloop.algorithms.base import GradientLearner
 from innerloop.core import tree
@@ -24,7 +24,7 @@ class MetaSGD(GradientLearner):
 
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
-        inner_lr: the value that every rate begins with, > 0.
+        inner_lr: the rates begin uniformly between half of it and one and a half, > 0.
         inner_steps: steps in training, >= 0. The paper: 1.
         test_inner_steps: steps at test; None is the same number.
         step_weights: the outer objective as weights of the query loss after each inner step; None is the
@@ -37,8 +37,7 @@ class MetaSGD(GradientLearner):
     >>> sorted(learner.init(torch.Generator().manual_seed(0)))
     ['params', 'rates']
 
-    Differences from the paper: rates begin with one value instead of random ones, so that no range of
-    them has to be chosen.
+    Differences from the paper: none known; the range that rates are drawn from is ours.
 
     Reference: Li, Zhou, Chen and Li 2017, arXiv 1707.09835.
     """
@@ -68,8 +67,11 @@ class MetaSGD(GradientLearner):
 
     def init(self, rng: torch.Generator) -> Meta:
         meta = super().init(rng)
-        rates = tree.map(lambda leaf: torch.full_like(leaf, self.inner_lr), meta["params"])
-        return meta | {"rates": rates}
+
+        def drawn(leaf: Tensor) -> Tensor:
+            return self.inner_lr * (0.5 + torch.rand(leaf.shape, generator=rng)).to(leaf)
+
+        return meta | {"rates": tree.map(drawn, meta["params"])}
 
     def rule_at(self, meta: Meta) -> UpdateRule:
         return SGD(lr=meta["rates"])

@@ -72,6 +72,11 @@ def choose(keys: Keys, population: int, k: int) -> NDArray[np.int64]:
     return np.argsort(draws, axis=-1)
 
 
+def tensor_keys(key: int, n: int, device: torch.device) -> Tensor:
+    """The keys of `n` tasks as int64 [n], for what is drawn inside inner steps."""
+    return torch.from_numpy((task_keys(key, n) >> 1).astype("int64")).to(device)
+
+
 def keyed_uniform(task_key: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Uniform draws in [0, 1) of `shape`, a pure function of an int64 scalar tensor.
 

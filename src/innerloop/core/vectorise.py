@@ -55,21 +55,18 @@ _HEAVY = 2**19  # multiply-adds of a pass over a part from which on it keeps a t
 _LOOPED: weakref.WeakSet[Any] = weakref.WeakSet()  # owners whose operators have no batching rule
 
 
-def over_tasks(
-    fn: Callable[..., Any], *trees: Any, axis: TasksAxis = "auto", owner: Any = None, work: float = 0.0
-) -> Any:
+def over_tasks(fn: Callable[..., Any], *trees: Any, axis: TasksAxis = "auto", owner: Any = None) -> Any:
     """Apply a function of one task to trees with a leading task axis; outputs are stacked.
 
     Args:
         fn: from one task's trees to a tree of tensors (dicts and tuples).
         axis: see `lifting`.
         owner: what `auto` remembers its choice by, usually the learner.
-        work: multiply-adds of one pass over one task, if known.
     """
     lifted = each_part(
         lambda part, lift: lift(fn)(*(take(tree, part) for tree in trees)),
         trees,
-        lifting(axis, trees, owner, work),
+        lifting(axis, trees, owner),
         owner,
     )
     return join(lifted)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from innerloop.core.errors import check_range
-from innerloop.core.rng import key, task_keys
+from innerloop.core.rng import key, tensor_keys
 from innerloop.core.types import Episode, Split, check_split
 from innerloop.core.vectorise import take
 from innerloop.tasks.base import TaskSource
@@ -41,5 +41,5 @@ class FixedEpisodes:
         for block in range(-(-self.episodes // BLOCK)):
             place = key(self.seed, "evaluation", self.split, block)
             count = min(BLOCK, self.episodes - block * BLOCK)
-            keys = torch.from_numpy((task_keys(place, count) >> 1).astype("int64"))
+            keys = tensor_keys(place, count, torch.device("cpu"))
             yield take(tasks.sample(self.split, count, place), slice(0, count)), keys

@@ -15,7 +15,7 @@ from innerloop.core.compiled import compiler_of, eagerly
 from innerloop.core.learner import STATISTICS, MetaLearner
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
-from innerloop.core.rng import task_keys
+from innerloop.core.rng import tensor_keys
 from innerloop.core.types import Episode, Meta, Tree
 from innerloop.core.vectorise import Lift, TasksAxis, each_part, join, lifting, num_tasks, take
 
@@ -134,13 +134,13 @@ class MetaGradient(ABC):
             key: source of the randomness inside inner steps (see `core.rng.key`).
             axis: how tasks are lifted.
             compile: whether the functions that a path is made of run as compiled graphs, which are kept
-                with the learner; its settings must not change in between.
+                with the learner, one for each of its settings.
 
         Returns:
             Gradients shaped like `meta` (zero for running statistics), the carry, the record.
         """
         count = num_tasks(episodes)
-        keys = torch.from_numpy((task_keys(key, count) >> 1).astype("int64")).to(episodes.support.x.device)
+        keys = tensor_keys(key, count, episodes.support.x.device)
         tasks = self.begin(Tasks(episodes, keys, axis, carry))
         run = compiler_of(learner) if compile else eagerly
         found = self.summed(learner, meta, replace(tasks, run=run))

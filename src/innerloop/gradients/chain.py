@@ -14,6 +14,7 @@ from innerloop.core import tree
 from innerloop.core.learner import DATA, MetaLearner, final, outer_weights
 from innerloop.core.mode import Mode, at_stream, running_in
 from innerloop.core.types import Batch, Episode, Fast, Meta, Tree
+from innerloop.gradients.base import learned
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ def as_episodes(node: Tree) -> Episode:
 
 
 def inputs_of(meta: Meta) -> tuple[Meta, list[Tensor]]:
-    """A copy of learned meta-parameters to differentiate with respect to, and its leaves."""
-    inputs = tree.map(lambda leaf: leaf.detach().requires_grad_(), meta)
-    return inputs, tree.leaves(inputs)
+    """A copy of `meta` whose learned part is to be differentiated with respect to, and that part's leaves."""
+    inputs = tree.map(lambda leaf: leaf.detach().requires_grad_(), learned(meta))
+    return meta | inputs, tree.leaves(inputs)
 
 
 def moving(fast: Fast) -> list[Tensor]:

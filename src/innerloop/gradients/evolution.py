@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from innerloop.core import tree
 from innerloop.core.compiled import settings
 from innerloop.core.errors import check_count, check_range
-from innerloop.core.learner import STATISTICS, MetaLearner
+from innerloop.core.learner import MetaLearner
 from innerloop.core.rng import fold_key, keyed_normal
 from innerloop.core.types import Episode, Meta, Tree
 from innerloop.core.vectorise import Lift
@@ -73,11 +74,11 @@ class Evolution(MetaGradient):
                 return lift(one_task)(as_episodes(episodes), keys, *((state,) if state else ()))
 
         graph = ("evolution", 0 if learner.steps_alike else first, self, settings(learner))
-        given = (as_tree(tasks.episodes), tasks.keys)
+        given, number = (as_tree(tasks.episodes), tasks.keys), partial(torch.tensor, device=tasks.keys.device)
         found: list[dict[str, Any]] = []
         for pair in range(self.pairs):
             state = {} if tasks.carry is None else tasks.carry["state"][str(pair)]
-            at = {"stream": torch.tensor(first), "pair": torch.tensor(pair)}
+            at = {"stream": number(first), "pair": number(pair)}
             found.append(tasks.run(particles, graph, meta, state, *given, at))
         with torch.no_grad():
             estimates = [f["estimate"] for f in found]
@@ -96,9 +97,7 @@ class Evolution(MetaGradient):
         total = noise if state is None else tree.map(torch.add, state["total"], noise)
         results = []
         for index, sign in enumerate((1.0, -1.0 if self.antithetic else 0.0)):
-            moved = tree.map(lambda p, e, s=sign: p + s * self.sigma * e, learned(meta), noise)
-            if STATISTICS in meta:
-                moved |= {STATISTICS: meta[STATISTICS]}
+            moved = meta | tree.map(lambda p, e, s=sign: p + s * self.sigma * e, learned(meta), noise)
             fast = None if state is None else state[("one", "other")[index]]
             steps, whole = range(learner.inner_steps), self.horizon is None
             chain = Chain(learner, moved, steps, first, at["stream"], first_order=True, whole=whole)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError, ContractError, check_count, check_range
-from innerloop.core.learner import STATISTICS, MetaLearner, outer_weights
+from innerloop.core.learner import MetaLearner, outer_weights
 from innerloop.core.types import Meta
 from innerloop.core.vectorise import Lift
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
@@ -61,8 +61,7 @@ class Implicit(MetaGradient):
         check_range("tolerance", self.tolerance, low=0.0)
 
     def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:
-        inputs, leaves = inputs_of(learned(meta))
-        whole = inputs | ({STATISTICS: meta[STATISTICS]} if STATISTICS in meta else {})
+        whole, leaves = inputs_of(meta)
         episodes, keys = tasks.episodes, tasks.keys
         steps = learner.inner_steps
         if steps == 0 or any(outer_weights(learner)[:-1]):
@@ -97,7 +96,7 @@ class Implicit(MetaGradient):
                 do="use Unrolled or Recompute, or a learner with a proximal inner loss",
             )
         total = [a + b for a, b in zip(_filled(direct, leaves), _filled(through, leaves), strict=True)]
-        grads = with_statistics(tree.rebuild(inputs, total), meta)
+        grads = with_statistics(tree.rebuild(learned(meta), total), meta)
         return Estimate(grads, losses.detach(), judged["statistics"], {"residual": residual})
 
     def passes(self, steps: int) -> float:

@@ -12,7 +12,7 @@ from innerloop.core import tree
 from innerloop.core.errors import ContractError
 from innerloop.core.learner import MetaLearner, outer_weights, states
 from innerloop.core.mode import count_ways, running_in
-from innerloop.core.rng import task_keys
+from innerloop.core.rng import tensor_keys
 from innerloop.core.types import Episode, Meta
 from innerloop.core.vectorise import TasksAxis, num_tasks, over_tasks, take
 from innerloop.gradients.base import MetaGradient, Tasks, learned
@@ -69,8 +69,7 @@ class Subject:
                     if w
                 ) + torch.zeros(())
 
-        keys = torch.from_numpy((task_keys(self.key, num_tasks(self.episodes)) >> 1).astype("int64"))
-        keys = keys.to(self.episodes.support.x.device)
+        keys = tensor_keys(self.key, num_tasks(self.episodes), self.episodes.support.x.device)
         with torch.no_grad(), running_in(ways=count_ways(self.episodes.support.y)):
             return over_tasks(of_task, take(self.episodes, which), keys[which], axis=axis)
 
@@ -133,8 +132,8 @@ class Subject:
     def finite(self, outcomes: list) -> None:
         if all(outcome.ok for outcome in outcomes):
             return
-        keys = torch.from_numpy((task_keys(self.key, len(outcomes)) >> 1).astype("int64"))
-        whole = Tasks(self.episodes, keys.to(self.episodes.support.x.device), "loop")
+        keys = tensor_keys(self.key, len(outcomes), self.episodes.support.x.device)
+        whole = Tasks(self.episodes, keys, "loop")
         grads = tree.flatten(self.path.summed(self.learner, self.meta, whole).grads)
         bad = [name for name, grad in grads.items() if not bool(torch.isfinite(grad).all())]
         which = [str(i) for i, outcome in enumerate(outcomes) if not outcome.ok]

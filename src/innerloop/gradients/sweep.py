@@ -16,7 +16,7 @@ from torch import Tensor
 
 from innerloop.core import tree
 from innerloop.core.compiled import settings
-from innerloop.core.learner import STATISTICS, MetaLearner, outer_weights
+from innerloop.core.learner import MetaLearner, outer_weights
 from innerloop.core.types import Fast, Meta, Tree
 from innerloop.core.vectorise import Lift
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
@@ -121,8 +121,7 @@ class _Link:
         def pulled_back(
             start: Fast, cotangents: Tree, meta: Meta, episodes: Tree, keys: Tensor, stream: Tensor
         ) -> dict[str, Any]:
-            inputs, leaves = inputs_of(learned(meta))
-            whole = inputs | ({STATISTICS: meta[STATISTICS]} if STATISTICS in meta else {})
+            whole, leaves = inputs_of(meta)
             start = held(start, requires_grad=to_start)
             with torch.enable_grad():
                 found = self._lifted(self._chain(whole, steps, stream).segment, start, episodes, keys)
@@ -159,7 +158,7 @@ class _Link:
         return self.lift(method)(start, stacked, keys)
 
     def _stream(self, steps: range) -> Tensor:
-        return torch.tensor(self.first + steps.start)
+        return torch.tensor(self.first + steps.start, device=self.given[2].device)
 
     def _key(self, name: str, steps: range, *more: Hashable) -> Hashable:
         """Everything that makes one segment's graph differ from another's."""
