@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from innerloop import algorithms
-from innerloop.algorithms.base import GradientLearner, ModuleLearner
+from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
 from innerloop.core.functional import POLICIES
 from innerloop.core.rng import key, task_keys, uniform
@@ -60,24 +60,25 @@ class Case:
     @property
     def regression(self) -> bool:
         """Whether this case is asked on regression tasks: those that take a loss, on the MLP."""
-        return self.network == "mlp" and "loss" in inspect.signature(self.kind).parameters
+        return self.kind.solves == ("mse",) or (self.network == "mlp" and "mse" in self.kind.solves)
 
     @property
     def adapts(self) -> bool:
-        """Whether it has an inner loop at all."""
-        return issubclass(self.kind, GradientLearner)
+        """Whether it has an inner loop that begins without the labels."""
+        return not self.kind.amortised
 
     def learner(self, **changes: Any) -> ModuleLearner:
         """The algorithm around a fresh network, with some settings of its row changed."""
         settings = ROWS[self.algorithm] | {"batch_norm": self.batch_norm} | changes
-        if self.regression:
-            settings = {"loss": "mse"} | settings
+        known = {"loss": "mse" if self.regression else "cross_entropy", "ways": WAYS, "classes": WAYS}
+        taken = inspect.signature(self.kind).parameters
+        settings = {name: value for name, value in known.items() if name in taken} | settings
         return self.kind(self.module(), **settings)
 
     def module(self) -> torch.nn.Module:
         outputs = None if self.kind.embeds else WAYS
         if self.regression:
-            return MLP(1, 1, hidden=(8, 8), dropout=self.dropout)
+            return MLP(1, None if self.kind.embeds else 1, hidden=(8, 8), dropout=self.dropout)
         if self.network == "mlp":
             return MLP(SIZE * SIZE, outputs, hidden=(8, 8), dropout=self.dropout)
         return Conv4(outputs, size=SIZE, width=4, norm=self.network, dropout=self.dropout)  # pyright: ignore
@@ -102,9 +103,14 @@ CASES = [
     Case(name, network, policy)
     for name in ROWS
     for network, policies in NETWORKS.items()
+    if network == "mlp" or "cross_entropy" in getattr(algorithms, name).solves
     for policy in policies
 ]
-DROPOUT_CASES = [Case(name, network, dropout=0.4) for name in ROWS for network in ("mlp", "batch")]
+DROPOUT_CASES = [
+    Case(case.algorithm, case.network, dropout=0.4)
+    for case in CASES
+    if case.network in ("mlp", "batch") and case.batch_norm == "support"
+]
 
 
 def images(num_tasks: int, seed: int = 0, *, shots: int = SHOTS, queries: int = QUERIES) -> Episode:

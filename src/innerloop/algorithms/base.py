@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -17,43 +18,80 @@ from innerloop.core.mode import mode
 from innerloop.core.rng import keyed_uniform
 from innerloop.core.types import Batch, Fast, Loss, Meta
 from innerloop.gradients.base import MetaGradient
-from innerloop.models.base import fresh_parameters
+from innerloop.models.base import Model, fresh_parameters
 from innerloop.rules import UpdateRule
 
 RuleName = Literal["Adagrad", "Adam", "AdamW", "RMSprop", "SGD"]
 
 
+def embedding_size(module: nn.Module, given: int | None) -> int:
+    """The width of an embedding: that of a model of ours, or as it was given for another module."""
+    known = module.output_size if isinstance(module, Model) else None
+    size = known if given is None else given
+    if size is None:
+        raise ConfigError(
+            f"{type(module).__name__}, whose embedding is of unknown size",
+            expected="embedding_size: the width of the module's output",
+            do="give embedding_size=...",
+        )
+    check_count("embedding_size", size, low=1)
+    return size
+
+
 class ModuleLearner(MetaLearner):
     """A learner around one `nn.Module`, whose parameters are `meta["params"]`.
 
+    What a class can do is declared on it, so that nothing outside has to know its name.
+
     Attributes:
         gradient: how this algorithm obtains its outer gradient.
+        solves: the losses of the tasks that it is for; one that is for several takes `loss` as an argument.
         embeds: whether the module gives an embedding, and needs no output per class.
+        any_ways: whether tasks may have another number of ways than those it was trained on.
+        amortised: whether `begin` learns from support labels already, so that no inner step is needed.
+        ordered: whether the order of the support examples matters.
+        pooled: whether it is meta-trained on examples of all training classes at once, whose labels mean
+            the same in every task, and not on few-shot tasks.
         transductive: whether a query's prediction may depend on the other queries.
+        parts: networks of its own beside the module, by name; `meta` holds their parameters under that name.
     """
 
+    solves: ClassVar[tuple[Loss, ...]] = ("cross_entropy", "mse")
     embeds: ClassVar[bool] = False
+    any_ways: ClassVar[bool] = False
+    amortised: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
+    pooled: ClassVar[bool] = False
     concurrent = True  # a FunctionalModule lends each pass a copy
     gradient: MetaGradient
     module: nn.Module
     batch_norm: BatchNormPolicy
     test_inner_steps: int
+    parts: dict[str, FunctionalModule]
 
-    def _wrap(self, module: nn.Module, loss: Loss, batch_norm: BatchNormPolicy) -> None:
+    def _wrap(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        batch_norm: BatchNormPolicy,
+        parts: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         if not isinstance(module, nn.Module):
             raise ConfigError(
                 f"module of type {type(module).__name__}",
                 expected="a torch.nn.Module",
                 do="pass the base model first",
             )
-        if not any(True for _ in module.parameters()):
+        if not self.embeds and not any(True for _ in module.parameters()):
             raise ContractError(
                 "a module without parameters", expected="something to learn", do="use another module"
             )
-        if loss not in ("cross_entropy", "mse"):
-            raise ConfigError(f"loss = {loss!r}", expected="cross_entropy or mse", do="choose one")
+        if loss not in self.solves:
+            raise ConfigError(f"loss = {loss!r}", expected=" or ".join(self.solves), do="choose one")
         self.module, self.loss, self.batch_norm = module, loss, batch_norm
         self.net = FunctionalModule(module, batch_norm)
+        self.parts = {name: FunctionalModule(part, batch_norm) for name, part in (parts or {}).items()}
+        self._modules = dict(parts or {})
 
     @property
     def transductive(self) -> bool:
@@ -62,12 +100,17 @@ class ModuleLearner(MetaLearner):
     def init(self, rng: torch.Generator) -> Meta:
         """The module's own parameters; a model of ours that is as it was made is drawn from `rng`."""
         params = fresh_parameters(self.module, rng) or self.net.params()
+        drawn = {
+            name: fresh_parameters(self._modules[name], rng) or part.params()
+            for name, part in self.parts.items()
+        }
         statistics = self.net.statistics()
-        return {"params": params} | ({STATISTICS: statistics} if statistics else {})
+        return {"params": params} | drawn | ({STATISTICS: statistics} if statistics else {})
 
     def to(self, device: torch.device | str) -> None:
         """Move what is not in `meta` (constant buffers) to a device."""
-        self.net.to(device)
+        for net in (self.net, *self.parts.values()):
+            net.to(device)
 
     def query_loss(self, meta: Meta, fast: Fast, query: Batch) -> tuple[Tensor, Fast]:
         with self.net.gathering() as gathered:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from innerloop.algorithms.base import ModuleLearner
-from innerloop.core.functional import BatchNormPolicy
-from innerloop.core.learner import DATA, STATISTICS
-from innerloop.core.mode import count_ways, mode
-from innerloop.core.types import Batch, Fast, Meta
-from innerloop.gradients import Unrolled
+from innerloop.algorithms.embedding import EmbeddingLearner
+from innerloop.core.types import Meta
 
 
-class ProtoNet(ModuleLearner):
+class ProtoNet(EmbeddingLearner):
     """Learns an embedding in which the mean of a class's support examples stands for the class.
 
         c_n = mean of f(x) over the support of class n;   logits_n(x) = -||f(x) - c_n||^2
@@ -39,25 +34,6 @@ class ProtoNet(ModuleLearner):
     Reference: Snell, Swersky and Zemel 2017, arXiv 1703.05175.
     """
 
-    embeds = True
-    gradient = Unrolled()
-
-    def __init__(self, module: nn.Module, *, batch_norm: BatchNormPolicy = "running") -> None:
-        self.inner_steps = self.test_inner_steps = 0
-        self._wrap(module, "cross_entropy", batch_norm)
-
-    def begin(self, meta: Meta, support: Batch) -> Fast:
-        ways = mode().ways or count_ways(support.y)
-        labels = torch.nn.functional.one_hot(support.y, ways or -1)
-        return {DATA: {"support": support.x, "labels": labels.to(support.x.dtype)}}
-
-    def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
-        return fast
-
-    def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
-        support, labels = fast[DATA]["support"], fast[DATA]["labels"]
-        rows = len(support)
-        both = torch.cat([support, inputs])  # one pass for both, as in the official code
-        embedded = self.net.joint(meta["params"], both, rows=rows, statistics=meta.get(STATISTICS)).flatten(1)
-        prototypes = (labels.T @ embedded[:rows]) / labels.sum(0)[:, None]
-        return -(embedded[rows:, None] - prototypes[None]).square().sum(-1)
+    def outputs(self, meta: Meta, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        prototypes = (labels.T @ support) / labels.sum(0)[:, None]
+        return -(queries[:, None] - prototypes[None]).square().sum(-1)

@@ -149,7 +149,7 @@ def evaluate(
     device = tree.leaves(meta)[0].device
     rivals: Mapping[str, Baseline] = {}
     if untrained is not None:
-        params = {name: leaf.to(device) for name, leaf in untrained["params"].items()}
+        params = {name: leaf.to(device) for name, leaf in untrained.get("params", {}).items()}
         rivals = baselines_for(spec, learner.module, params)
 
     def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -192,7 +192,7 @@ def _judged(steps: int) -> list[int]:
 
 def _no_adaptation(learner: ModuleLearner, curve: list[list[float]], ways: int) -> list[float]:
     """The score before the first inner step; a closed-form learner without a support set can but guess."""
-    return [1.0 / ways if learner.embeds else task[0] for task in curve]
+    return [1.0 / ways if learner.amortised and ways > 1 else task[0] for task in curve]
 
 
 def _guarded(value: Tensor, outputs: Tensor) -> Tensor:

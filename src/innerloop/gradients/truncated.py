@@ -24,10 +24,12 @@ class Truncated(Sweep):
         horizon: inner steps of an unroll that persists: each outer step takes the next
             `inner_steps` of it, of the same tasks, and a fresh unroll begins after `horizon`. None begins
             anew in every outer step.
+        first_order: whether inner gradients are constants too, as where optimizers are learned.
     """
 
     last: int | None = 1
     horizon: int | None = None
+    first_order: bool = False
     exact = False
 
     def __post_init__(self) -> None:

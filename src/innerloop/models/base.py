@@ -23,6 +23,11 @@ class Model(nn.Module):
     def draw(self, rng: torch.Generator) -> None:
         """Draw all weights in place."""
 
+    @property
+    @abstractmethod
+    def output_size(self) -> int:
+        """The width of its outputs; of its embedding, where it ends before the head."""
+
     @classmethod
     @abstractmethod
     def sizes_for(cls, spec: TaskSpec, *, embeds: bool) -> dict[str, Any]:

@@ -61,8 +61,8 @@ class Conv4(Model):
                 blocks.append(self._block(channels if index == 0 else width))
                 size = (size + 1) // 2 if pooling == "stride" else size // 2
             self.body = nn.Sequential(*blocks)
-            features = width if pooling == "stride" else width * size * size
-            self.head = nn.Identity() if ways is None else nn.Linear(features, ways)
+            self._features = width if pooling == "stride" else width * size * size
+            self.head = nn.Identity() if ways is None else nn.Linear(self._features, ways)
         self.draw(first_draw())
 
     @classmethod
@@ -75,6 +75,10 @@ class Conv4(Model):
             )
         sizes = {"channels": spec.input_shape[0], "size": spec.input_shape[1]}
         return sizes | {"ways": None if embeds else spec.outputs}
+
+    @property
+    def output_size(self) -> int:
+        return self.ways or self._features
 
     def draw(self, rng: torch.Generator) -> None:
         for module in self.modules():

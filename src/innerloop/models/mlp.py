@@ -61,6 +61,10 @@ class MLP(Model):
             size *= side
         return {"inputs": size, "outputs": None if embeds else spec.outputs}
 
+    @property
+    def output_size(self) -> int:
+        return self.outputs or (self.hidden[-1] if self.hidden else self.inputs)
+
     def draw(self, rng: torch.Generator) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):

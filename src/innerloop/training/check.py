@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 
 from innerloop.algorithms.base import ModuleLearner
@@ -29,7 +31,7 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
             f"{name} with loss {learner.loss!r} on tasks of {kinds[spec.loss]}",
             expected=f"a learner whose loss is {spec.loss!r}",
             do="use an algorithm that adapts by gradients, such as MAML"
-            if learner.embeds
+            if "loss" not in inspect.signature(type(learner)).parameters
             else f"set loss={spec.loss!r}",
         )
     learner.to(config.device)

@@ -74,8 +74,9 @@ class RunConfig:
         """The algorithm around its model, with the tasks' loss and sizes where none are given."""
         module = module or build_model(self.model, self.algorithm, spec)
         cls, arguments = _resolve("algorithm", self.algorithm)
-        if "loss" in parameters(cls):
-            arguments.setdefault("loss", spec.loss)
+        known = {"loss": spec.loss, "ways": spec.outputs, "classes": (spec.classes or {}).get("train")}
+        for name in known.keys() & parameters(cls).keys():
+            arguments.setdefault(name, known[name])
         return cls(module, **arguments)
 
 

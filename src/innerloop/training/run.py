@@ -90,7 +90,7 @@ class Run:
         """
         learner = self.learner if batch_norm is None else with_batch_norm(self.learner, batch_norm, self.meta)
         tasks = self.tasks.resized(**sizes) if sizes else self.tasks
-        if not learner.embeds and tasks.spec.outputs != self.spec.outputs:
+        if not learner.any_ways and tasks.spec.outputs != self.spec.outputs:
             raise ConfigError(
                 f"ways = {tasks.spec.outputs} for a model with {self.spec.outputs} outputs",
                 expected=f"{self.spec.outputs} ways",
