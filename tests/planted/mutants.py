@@ -16,7 +16,7 @@ from innerloop.core import functional, tree
 from innerloop.core.learner import STATISTICS
 from innerloop.core.mode import running_in
 from innerloop.core.types import Batch, Episode, Fast, Meta
-from innerloop.gradients import Unrolled
+from innerloop.gradients import Displacement, FirstOrder, Implicit, Unrolled
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks
 from innerloop.gradients.sweep import Sweep
 from innerloop.training.state import TrainState
@@ -65,6 +65,42 @@ class ClaimsToBeTransductive:
     @property
     def transductive(self) -> bool:
         return not super().transductive  # pyright: ignore
+
+
+class ClaimsToBeOrdered:
+    """Declares that the order of the support matters, which it does not."""
+
+    ordered = True
+
+
+class ClaimsToBeAmortised:
+    """Declares that it learns before the first step, which it does not."""
+
+    amortised = True
+
+
+class KeepsTheLastTask:
+    """Starts where the task before it ended: a warm start that was left in."""
+
+    def begin(self, meta: Meta, support: Batch) -> Fast:
+        fast = super().begin(meta, support)  # pyright: ignore
+        before, self._before = getattr(self, "_before", support.x), support.x.clone()
+        first = next(iter(fast["params"]))
+        return fast | {"params": fast["params"] | {first: fast["params"][first] + 1e-6 * before.mean()}}
+
+
+class PredictsInSinglePrecision:
+    """Outputs of a fixed type, whatever it was given."""
+
+    def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
+        return super().predict(meta, fast, inputs).float()  # pyright: ignore
+
+
+class PredictsOneColumn:
+    """Loses a column of the outputs, which broadcasting then hides."""
+
+    def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
+        return super().predict(meta, fast, inputs)[:, 0]  # pyright: ignore
 
 
 class WeighsFirstExamples:
@@ -146,6 +182,33 @@ class IgnoresTheSeed:
 
 
 # --- gradients -------------------------------------------------------------------------------------------
+
+
+class HoldsTooMuch(FirstOrder):
+    """First-order, and a part of the first-order gradient lost as well."""
+
+    def summed(self, learner: Any, meta: Meta, tasks: Tasks) -> Estimate:
+        found = super().summed(learner, meta, tasks)
+        params = dict(found.grads["params"])
+        name = next(iter(params))
+        params[name] = params[name] * 0.9
+        return dataclasses.replace(found, grads=found.grads | {"params": params})
+
+
+class MovesHalfWay(Displacement):
+    """A displacement divided by the tasks and by a two that nobody asked for."""
+
+    def summed(self, learner: Any, meta: Meta, tasks: Tasks) -> Estimate:
+        found = super().summed(learner, meta, tasks)
+        return dataclasses.replace(found, grads=tree.map(lambda g: g / 2, found.grads))
+
+
+class TurnsTheSign(Implicit):
+    """The implicit gradient with the sign of the linear system's solution turned."""
+
+    def summed(self, learner: Any, meta: Meta, tasks: Tasks) -> Estimate:
+        found = super().summed(learner, meta, tasks)
+        return dataclasses.replace(found, grads=tree.map(torch.neg, found.grads))
 
 
 class PosesAsExact(Sweep):

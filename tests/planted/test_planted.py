@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from cases import Case
-from conformance import questions as ask
 from innerloop.core.rng import key, task_keys, uniform
 from innerloop.gradients import Evolution, Truncated
 from innerloop.models import Conv4
 from innerloop.tasks import Arrays
+from innerloop.testing import questions as ask
+from innerloop.testing.definitions import gradient_equals_its_definition
 from innerloop.training.config import OptimizerConfig
 from planted import mutants as bug
 from unit.core.test_rng import tasks_do_not_depend_on_their_number
@@ -27,30 +28,26 @@ CONV = Case("MAML", "batch")
 RUNNING = Case("MAML", "batch", "running")
 TRANSDUCTIVE = Case("MAML", "batch", "transductive")
 EMBEDDING = Case("ProtoNet", "batch", "running")
+FIRST, MOVING, SOLVING = Case("FOMAML", "mlp"), Case("Reptile", "mlp"), Case("ImplicitMAML", "mlp")
 DROPPING = Case("MAML", "mlp", dropout=0.4)
 
 Question = Callable[..., Any]
-
-
-def of_queries(learner: Any, meta: Any, episodes: Any) -> None:
-    ask.queries_do_not_reach_each_other(learner, meta, episodes, transductive=learner.transductive)
-
-
-def of_divergence(learner: Any, meta: Any, episodes: Any) -> None:
-    ask.a_diverging_task_is_left_out(learner, meta, episodes, value=float("nan"))
 
 
 def of_initialisation(learner: Any, meta: Any, episodes: Any) -> None:
     ask.initial_meta_is_a_function_of_rng(learner)
 
 
-of_queries.asks = ask.queries_do_not_reach_each_other  # pyright: ignore
-of_divergence.asks = ask.a_diverging_task_is_left_out  # pyright: ignore
 of_initialisation.asks = ask.initial_meta_is_a_function_of_rng  # pyright: ignore
 
 #: A question, a case that answers it, and a mutant of that case that must not.
 PLANTED: list[tuple[Question, Case, type[Any]]] = [
     (ask.vmap_chunks_and_loop_agree, MLP, bug.ChunksDiffer),
+    (ask.shapes_and_types_are_kept, MLP, bug.PredictsInSinglePrecision),
+    (ask.shapes_and_types_are_kept, MLP, bug.PredictsOneColumn),
+    (gradient_equals_its_definition, FIRST, bug.HoldsTooMuch),
+    (gradient_equals_its_definition, MOVING, bug.MovesHalfWay),
+    (gradient_equals_its_definition, SOLVING, bug.TurnsTheSign),
     (ask.gradient_is_shaped_like_meta, MLP, bug.LosesALeaf),
     (ask.gradient_is_shaped_like_meta, EMBEDDING, bug.MovesStatistics),
     (ask.gradient_equals_finite_differences, MLP, bug.PosesAsExact),
@@ -61,21 +58,24 @@ PLANTED: list[tuple[Question, Case, type[Any]]] = [
     (ask.every_leaf_is_learned, MLP, bug.FreezesTheFirstLayer),
     (ask.tasks_are_isolated, MLP, bug.MixesTasks),
     (ask.tasks_are_isolated, EMBEDDING, bug.MixesTasks),
+    (ask.tasks_are_isolated, MLP, bug.KeepsTheLastTask),
     (ask.calls_leave_no_trace, MLP, bug.StepsInPlace),
     (ask.calls_leave_no_trace, MLP, bug.NormalisesSupportInPlace),
     (ask.calls_leave_no_trace, MLP, bug.CountsItsCalls),
     (ask.query_labels_do_not_reach_predictions, MLP, bug.PeeksAtQueryLabels),
-    (of_queries, MLP, bug.MixesQueries),
-    (of_queries, CONV, bug.MixesQueries),
-    (of_queries, TRANSDUCTIVE, bug.ClaimsToBeTransductive),
-    (of_queries, MLP, bug.ClaimsToBeTransductive),
-    (ask.support_order_is_irrelevant, MLP, bug.WeighsFirstExamples),
-    (ask.support_order_is_irrelevant, EMBEDDING, bug.WeighsFirstExamples),
-    (ask.only_steps_learn_from_labels, MLP, bug.AdaptsInBegin),
-    (ask.only_steps_learn_from_labels, MLP, bug.NeverAdapts),
-    (of_divergence, MLP, bug.MultipliesByZero),
-    (of_divergence, MLP, bug.DividesByAllTasks),
-    (of_divergence, MLP, bug.HidesFailures),
+    (ask.queries_do_not_reach_each_other_unless_declared, MLP, bug.MixesQueries),
+    (ask.queries_do_not_reach_each_other_unless_declared, CONV, bug.MixesQueries),
+    (ask.queries_do_not_reach_each_other_unless_declared, TRANSDUCTIVE, bug.ClaimsToBeTransductive),
+    (ask.queries_do_not_reach_each_other_unless_declared, MLP, bug.ClaimsToBeTransductive),
+    (ask.support_order_is_irrelevant_unless_declared, MLP, bug.WeighsFirstExamples),
+    (ask.support_order_is_irrelevant_unless_declared, EMBEDDING, bug.WeighsFirstExamples),
+    (ask.support_order_is_irrelevant_unless_declared, MLP, bug.ClaimsToBeOrdered),
+    (ask.labels_are_learned_from, MLP, bug.ClaimsToBeAmortised),
+    (ask.labels_are_learned_from, MLP, bug.AdaptsInBegin),
+    (ask.labels_are_learned_from, MLP, bug.NeverAdapts),
+    (ask.a_diverging_task_is_left_out, MLP, bug.MultipliesByZero),
+    (ask.a_diverging_task_is_left_out, MLP, bug.DividesByAllTasks),
+    (ask.a_diverging_task_is_left_out, MLP, bug.HidesFailures),
     (ask.all_diverging_tasks_are_reported, MLP, bug.HidesFailures),
     (of_initialisation, MLP, bug.DrawsGlobally),
     (of_initialisation, MLP, bug.IgnoresTheSeed),
@@ -113,7 +113,7 @@ def test_a_sabotaged_core_is_seen(question: Question, case: Case, sabotage: Any)
     ("question", "case"), list(dict.fromkeys((q, c) for q, c, _ in PLANTED + SABOTAGED)), ids=named
 )
 def test_the_same_learner_without_the_bug_passes(question: Question, case: Case) -> None:
-    if (question, case) == (of_queries, TRANSDUCTIVE):
+    if (question, case) == (ask.queries_do_not_reach_each_other_unless_declared, TRANSDUCTIVE):
         assert case.learner().transductive
     question(case.learner(), case.meta(), case.episodes())
 

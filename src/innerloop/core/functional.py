@@ -281,6 +281,11 @@ def inner_gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
 
     This is the one place after which a second derivative may be taken.
     """
+    tape = mode().tape
+    return _inner_gradient(loss, params) if tape is None else tape(lambda: _inner_gradient(loss, params))
+
+
+def _inner_gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
     first_order = mode().first_order
     with nullcontext() if first_order else TwiceDifferentiable():
         if not _transforming():

@@ -6,7 +6,7 @@ and an evaluation is ambient and stands here, so that no learner mentions it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from innerloop.core.rng import fold_key
+
+Gradients = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Mode:
         root: int64 scalar tensor, the task's source of randomness; None means none may be used.
         path: the streams that lead from `root` to `key`.
         precision: the type that forward passes compute in (autocast); None is that of the parameters.
+        tape: what is asked for an inner gradient in place of computing it, given how to compute it: a
+            check holds inner gradients constant with it.
     """
 
     training: bool = False
@@ -40,6 +44,7 @@ class Mode:
     root: Tensor | None = field(default=None, repr=False)
     path: tuple[int | Tensor, ...] = ()
     precision: torch.dtype | None = None
+    tape: Callable[[Callable[[], Gradients]], Gradients] | None = field(default=None, repr=False)
 
     @property
     def key(self) -> Tensor | None:
