@@ -62,6 +62,12 @@ def uniform(keys: Keys, n: int, low: float = 0.0, high: float = 1.0) -> NDArray[
     return low + (high - low) * (bits(keys, n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def normal(keys: Keys, n: int) -> NDArray[np.float64]:
+    """`n` standard normal draws for each key (Box and Muller), [*keys, n]."""
+    radius = np.sqrt(-2.0 * np.log1p(-uniform(fold(keys, 0), n)))
+    return radius * np.cos(2.0 * np.pi * uniform(fold(keys, 1), n))
+
+
 def choose(keys: Keys, population: int, k: int) -> NDArray[np.int64]:
     """`k` distinct members of `range(population)` in random order for each key, [*keys, k]."""
     draws = bits(keys, population)

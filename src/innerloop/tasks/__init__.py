@@ -12,23 +12,41 @@ from innerloop.core.registry import lazy
 if TYPE_CHECKING:
     from innerloop.tasks.arrays import Arrays
     from innerloop.tasks.base import TaskSource
+    from innerloop.tasks.gaussian_process_curves import GaussianProcessCurves
     from innerloop.tasks.glyphs import Glyphs
+    from innerloop.tasks.harmonic import Harmonic
     from innerloop.tasks.image_folder import ImageFolder
     from innerloop.tasks.linear import Linear
     from innerloop.tasks.omniglot import Omniglot
     from innerloop.tasks.sinusoid import Sinusoid
+    from innerloop.tasks.sinusoid_and_line import SinusoidAndLine
 
 #: Name of the class and of the flag -> its file. Adding a source is its file, and its line here.
 REGISTRY: dict[str, str] = {
     "Arrays": "arrays",
+    "GaussianProcessCurves": "gaussian_process_curves",
     "Glyphs": "glyphs",
+    "Harmonic": "harmonic",
     "ImageFolder": "image_folder",
     "Linear": "linear",
     "Omniglot": "omniglot",
     "Sinusoid": "sinusoid",
+    "SinusoidAndLine": "sinusoid_and_line",
 }
 
-__all__ = ["REGISTRY", "Arrays", "Glyphs", "ImageFolder", "Linear", "Omniglot", "Sinusoid", "TaskSource"]
+__all__ = [
+    "REGISTRY",
+    "Arrays",
+    "GaussianProcessCurves",
+    "Glyphs",
+    "Harmonic",
+    "ImageFolder",
+    "Linear",
+    "Omniglot",
+    "Sinusoid",
+    "SinusoidAndLine",
+    "TaskSource",
+]
 
 
 def __getattr__(name: str) -> Any:

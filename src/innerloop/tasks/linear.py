@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Self, final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from innerloop.core.rng import Keys, uniform
-from innerloop.tasks.regression import RegressionTasks
+from innerloop.tasks.regression import RegressionTasks, Values
 
 
 @final
@@ -57,7 +54,7 @@ class Linear(RegressionTasks):
     ) -> None:
         self._set_sizes(shots=shots, queries=queries, train_shots=train_shots, train_queries=train_queries)
 
-    def _targets(self, keys: Keys, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _targets(self, keys: Keys, x: Values) -> Values:
         drawn = uniform(keys, 2, -2.0, 2.0)
         return drawn[:, :1] * x + drawn[:, 1:]
 

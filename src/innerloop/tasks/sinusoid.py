@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Self, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from innerloop.core.rng import Keys, uniform
-from innerloop.tasks.regression import RegressionTasks
+from innerloop.tasks.regression import RegressionTasks, Values
 
 
 @final
@@ -20,10 +19,12 @@ class Sinusoid(RegressionTasks):
     Args:
         shots: support points of a task, >= 1.
         queries: query points of a task, >= 1.
+        outliers: probability, in [0, 1], that the target of a support point is not the sinusoid's but a
+            uniform draw on [-10, 10); queries are never touched. The literature has none.
         train_shots, train_queries: sizes of training tasks; None means the same as at test.
 
     Raises:
-        ConfigError: a size is not a whole number of at least 1.
+        ConfigError: a size is not a whole number of at least 1, or `outliers` is no probability.
 
     Example:
         >>> support, query = Sinusoid(shots=5, queries=10).sample("test", 3, 0)
@@ -38,12 +39,14 @@ class Sinusoid(RegressionTasks):
         shots: int = 5,
         queries: int = 15,
         *,
+        outliers: float = 0.0,
         train_shots: int | None = None,
         train_queries: int | None = None,
     ) -> None:
         self._set_sizes(shots=shots, queries=queries, train_shots=train_shots, train_queries=train_queries)
+        self._set_disturbance(outliers=outliers)
 
-    def _targets(self, keys: Keys, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _targets(self, keys: Keys, x: Values) -> Values:
         drawn = uniform(keys, 2)
         amplitude = 0.1 + 4.9 * drawn[:, :1]
         phase = np.pi * drawn[:, 1:]

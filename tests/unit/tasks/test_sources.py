@@ -15,7 +15,8 @@ from innerloop.core.errors import ConfigError
 from innerloop.core.types import SPLITS
 
 NAMES = sorted(tasks.REGISTRY)
-CLASSES = [name for name in NAMES if name not in ("Sinusoid", "Linear")]
+CLASSES = [name for name in NAMES if "ways" in inspect.signature(getattr(tasks, name)).parameters]
+TARGETS = [name for name in NAMES if name not in CLASSES]
 
 
 def tiny(name: str) -> Any:
@@ -31,7 +32,7 @@ def test_shapes_follow_the_spec(name):
     for batch, each in ((episode.support, spec.shots), (episode.query, spec.queries)):
         assert batch.x.shape == (3, ways * each, *spec.input_shape)
         assert batch.x.dtype == torch.float32
-        assert batch.y.shape == ((3, each, 1) if spec.classes is None else (3, ways * each))
+        assert batch.y.shape == ((3, each, spec.outputs) if spec.classes is None else (3, ways * each))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,7 +89,12 @@ def test_stand_ins_can_be_learned_but_not_perfectly(name):
     assert 0.5 < score < 0.97
 
 
-@pytest.mark.parametrize("name", ["Sinusoid", "Linear"])
+def test_both_kinds_are_there():
+    assert {"Arrays", "Omniglot"} < set(CLASSES)
+    assert {"Linear", "Sinusoid"} < set(TARGETS)
+
+
+@pytest.mark.parametrize("name", TARGETS)
 def test_regression_has_no_ways(name):
     with pytest.raises(ConfigError, match="no ways"):
         tiny(name).resized(ways=2)

@@ -311,6 +311,7 @@ def test_every_component_keeps_its_arguments_under_their_own_names() -> None:
         "name": "Sinusoid",
         "shots": 3,
         "queries": 4,
+        "outliers": 0.0,
         "train_shots": 9,
         "train_queries": None,
     }
