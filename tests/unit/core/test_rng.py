@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from innerloop.core.rng import (
     generator,
     key,
     keyed_uniform,
+    normal,
     task_keys,
     uniform,
 )
@@ -41,6 +43,10 @@ FROZEN: dict[str, tuple[Callable[[], Any], Any]] = {
         [11603583248846060027, 16987826346870194783],
     ),
     "uniform": (lambda: uniform(task_keys(BASE, 1), 2)[0].tolist(), [0.6290315083507653, 0.7113430032544972]),
+    "normal": (  # logarithm and cosine may differ in the last bit from machine to machine
+        lambda: normal(task_keys(BASE, 1), 2)[0].round(12).tolist(),
+        [0.623376722497, -1.124664970743],
+    ),
     "choose": (lambda: choose(task_keys(BASE, 2), 10, 4).tolist(), [[5, 8, 9, 6], [8, 7, 4, 1]]),
     "permute": (lambda: choose(task_keys(BASE, 2), 4, 4).tolist(), [[2, 0, 1, 3], [1, 3, 0, 2]]),
     "keyed_uniform": (
@@ -73,6 +79,7 @@ def tasks_do_not_depend_on_their_number(draw: Callable[[int], Any]) -> None:
 DRAWS: dict[str, Callable[[int], Any]] = {
     "task_keys": lambda n: task_keys(BASE, n),
     "uniform": lambda n: uniform(task_keys(BASE, n), 4),
+    "normal": lambda n: normal(task_keys(BASE, n), 4),
     "choose": lambda n: choose(task_keys(BASE, n), 20, 5),
     "fold": lambda n: fold(task_keys(BASE, n), 2),
 }
@@ -101,6 +108,16 @@ def test_uniform_draws_are_uniform() -> None:
     assert np.abs(counts - 0.05).max() < 0.003  # 4.3 standard deviations of one bin
     assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 0.08
     assert abs(np.corrcoef(drawn[:-1, 0], drawn[1:, 0])[0, 1]) < 0.08
+
+
+def test_normal_draws_are_standard_normal_and_fewer_are_the_first_of_more() -> None:
+    drawn = normal(task_keys(key(1), 2000), 50)
+    assert np.isfinite(drawn).all()
+    below = (np.vectorize(math.erf)(np.sort(drawn, axis=None)[::100] / math.sqrt(2)) + 1) / 2
+    expected = np.linspace(0, 1, len(below), endpoint=False)
+    assert np.abs(below - expected).max() < 1.63 / math.sqrt(drawn.size)  # Kolmogorov and Smirnov, 1 %
+    assert np.abs(np.corrcoef(drawn[:, :4].T) - np.eye(4)).max() < 0.09
+    assert (normal(task_keys(key(1), 3), 7) == drawn[:3, :7]).all()
 
 
 def test_keyed_uniform_draws_are_uniform() -> None:
