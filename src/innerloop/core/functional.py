@@ -141,6 +141,7 @@ class FunctionalModule:
 
     @property
     def has_batch_norm(self) -> bool:
+        """Whether there is a BatchNorm layer, so that the policy makes a difference."""
         return bool(self._norms)
 
     @property
@@ -163,6 +164,7 @@ class FunctionalModule:
         }
 
     def to(self, device: torch.device | str) -> None:
+        """Move what is no parameter (constant buffers) to a `device`."""
         self._idle.clear()
         self._module.to(device)
 
@@ -204,7 +206,10 @@ class FunctionalModule:
         rows: int | None = None,
         statistics: Params | None = None,
     ) -> Tensor:
-        """Outputs for every row of `x`, of which the first `rows` are the support set."""
+        """Outputs for every row of `x`, of which the first `rows` are the support set.
+
+        `statistics` are the running ones, for the policy that uses them.
+        """
         with self._lent() as module:
             return self._pass(module, params, x, rows, statistics)
 
@@ -246,6 +251,7 @@ class FunctionalModule:
         """What a linear last layer is given for `x` [S, D]; None unless outputs are that layer's own of it.
 
         Where they are, whatever comes before may be computed once for any number of steps of the head.
+        `statistics` are as in `joint`.
         """
         owner = next(iter(self.head_names()), "").rpartition(".")[0]
         seen: list[tuple[Any, Any]] = []
@@ -263,7 +269,10 @@ class FunctionalModule:
         return given if made is outputs and given.ndim == 2 else None
 
     def features(self, params: Params, x: Tensor, *, rows: int | None = None) -> Tensor:
-        """What the last linear layer is given for `x`, [S, D]; the outputs if no such layer ends it."""
+        """What the last linear layer is given for `x`, [S, D]; the outputs if no such layer ends it.
+
+        The first `rows` are the support set, as in `joint`.
+        """
         owner = next(iter(self.head_names()), "").rpartition(".")[0]
         seen: list[Tensor] = []
         with self._lent() as module:

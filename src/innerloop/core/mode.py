@@ -59,6 +59,7 @@ _MODE: ContextVar[Mode] = ContextVar("innerloop_mode", default=Mode())  # noqa: 
 
 
 def mode() -> Mode:
+    """How the code that asks is being run."""
     return _MODE.get()
 
 

@@ -84,7 +84,7 @@ def tensor_keys(key: int, n: int, device: torch.device) -> Tensor:
 
 
 def keyed_uniform(task_key: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Uniform draws in [0, 1) of `shape`, a pure function of an int64 scalar tensor.
+    """Uniform draws in [0, 1) of `shape`, a pure function of `task_key`, an int64 scalar tensor.
 
     It is made of integer arithmetic, so it runs under `vmap` (one key a task), gives the same
     numbers in a loop, and can be recomputed. Used for dropout and minibatches inside a step.
@@ -99,13 +99,13 @@ def keyed_uniform(task_key: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def keyed_normal(task_key: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal draws of `shape` (Box and Muller), under the same terms as `keyed_uniform`."""
+    """Standard normal draws of `shape` (Box and Muller); `task_key` is as in `keyed_uniform`."""
     radius = (-2.0 * (1.0 - keyed_uniform(fold_key(task_key, 0), shape)).log()).sqrt()
     return radius * (2.0 * torch.pi * keyed_uniform(fold_key(task_key, 1), shape)).cos()
 
 
 def fold_key(task_key: Tensor, stream: int | Tensor) -> Tensor:
-    """An independent int64 scalar key for stream number `stream` of a task (its inner step, its layer)."""
+    """An independent key for stream number `stream` (an inner step, a layer) of the task of `task_key`."""
     low = _mix32((task_key & 0xFFFFFFFF) ^ ((stream * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF))
     high = _mix32(((task_key >> 32) & 0x7FFFFFFF) ^ low)
     return ((high & 0x7FFFFFFF) << 32) | low

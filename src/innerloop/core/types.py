@@ -60,11 +60,12 @@ class TaskSpec:
     classes: dict[str, int] | None = None
 
     def to_json(self) -> str:
+        """What `spec.json` holds in a run folder."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> TaskSpec:
-        """The inverse of `to_json`; a `ContractError` for anything else."""
+        """The spec that a `text` of `to_json` tells of; a `ContractError` for any other text."""
         try:
             values = json.loads(text)
             return cls(**values | {"input_shape": tuple(values["input_shape"])})

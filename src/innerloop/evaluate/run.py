@@ -49,6 +49,7 @@ class Evaluation:
 
     @property
     def summary(self) -> Summary:
+        """Mean score after the last inner step, with its interval over tasks."""
         return summarise(self.scores)
 
     @property
@@ -72,15 +73,18 @@ class Evaluation:
 
     @property
     def higher_is_better(self) -> bool:
+        """Whether the metric is a share of right answers and not an error."""
         return self.metric == "accuracy"
 
     def better(self, ours: float, theirs: float) -> bool:
+        """Whether a score of `ours` beats one of `theirs`."""
         return ours > theirs if self.higher_is_better else ours < theirs
 
     def to_dict(self, *, records: bool = False) -> dict[str, Any]:
         """One JSON object: the summary, the baselines with paired differences, and the adaptation curve.
 
         Not-finite numbers become None, since JSON has none; `diverged` tells how many tasks they are.
+        With `records`, the score of every task stands there too.
         """
         ours, scores = self.summary, self.scores
         beside = {}

@@ -48,10 +48,12 @@ class Record:
 
     @property
     def kept(self) -> list[int]:
+        """The tasks that the gradient is the mean over, by number."""
         return [i for i, outcome in enumerate(self.outcomes) if outcome.ok]
 
     @property
     def mostly_failed(self) -> bool:
+        """Whether fewer than half of the tasks stayed finite."""
         return 2 * len(self.kept) < len(self.outcomes)
 
 

@@ -31,7 +31,10 @@ class Model(nn.Module):
     @classmethod
     @abstractmethod
     def sizes_for(cls, spec: TaskSpec, *, embeds: bool) -> dict[str, Any]:
-        """The constructor arguments that the tasks decide: input and output sizes."""
+        """The constructor arguments that the tasks decide: input and output sizes.
+
+        A learner that `embeds` needs no output a class, so the model ends before the head.
+        """
 
 
 def fresh_parameters(module: nn.Module, rng: torch.Generator) -> dict[str, Tensor] | None:

@@ -28,6 +28,8 @@ class OptimizerConfig:
         weight_decay: AdamW's decoupled decay; for the others use `l2`.
         schedule: `constant`, `linear` and `cosine` from `lr` to `min_lr` over all steps, or `step`:
             times `decay` after every `decay_every` steps.
+        min_lr: where `linear` and `cosine` end.
+        decay, decay_every: the factor of `step`, >= 0, and the outer steps between two uses of it.
         warmup: steps over which the rate rises linearly from 0.
         clip_value, clip_norm: bounds on each entry, and on the norm, of the meta-gradient; None is none.
         l1, l2: weights of sum |w| and of sum w^2 / 2 over the meta-parameters, added to the outer loss.
@@ -116,6 +118,8 @@ class TrainConfig:
         log_every: outer steps between two lines of `metrics.jsonl`.
         checkpoint_every: outer steps between two checkpoints; None is at every validation.
         log: `none`, or `tensorboard` for event files in the run folder.
+        optimizer: the outer optimizer, its schedule, and bounds on its gradient.
+        validation: how often the run is judged, and on how many tasks.
     """
 
     steps: int = 1000
@@ -152,6 +156,7 @@ class TrainConfig:
 
     @property
     def validate_every(self) -> int:
+        """Outer steps between two validations."""
         return self.validation.every or max(1, self.steps // 20)
 
     def to_dict(self) -> dict[str, Plain]:
