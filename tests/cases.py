@@ -26,9 +26,12 @@ from innerloop.tasks import Sinusoid
 ROWS: dict[str, dict[str, Any]] = {
     "ANIL": {"inner_lr": 0.1, "inner_steps": 2},
     "BOIL": {"inner_lr": 0.1, "inner_steps": 2},
+    "CAVIA": {"inner_lr": 0.5, "inner_steps": 2, "context": 3},
+    "ConditionalNeuralProcess": {"representation": 4, "encoder": (8,), "decoder": (8,)},
     "FOMAML": {"inner_lr": 0.1, "inner_steps": 2},
     "ImplicitMAML": {"inner_lr": 0.05, "inner_steps": 2, "proximal": 2.0},
     "MAML": {"inner_lr": 0.1, "inner_steps": 2},
+    "MatchingNet": {},
     "MetaSGD": {"inner_lr": 0.1, "inner_steps": 2},
     "ProtoNet": {},
     "Reptile": {"inner_lr": 0.01, "inner_steps": 3, "inner_batch": 3},
@@ -78,7 +81,8 @@ class Case:
     def module(self) -> torch.nn.Module:
         outputs = None if self.kind.embeds else WAYS
         if self.regression:
-            return MLP(1, None if self.kind.embeds else 1, hidden=(8, 8), dropout=self.dropout)
+            more = self.kind.more_inputs(ROWS[self.algorithm])
+            return MLP(1 + more, None if self.kind.embeds else 1, hidden=(8, 8), dropout=self.dropout)
         if self.network == "mlp":
             return MLP(SIZE * SIZE, outputs, hidden=(8, 8), dropout=self.dropout)
         return Conv4(outputs, size=SIZE, width=4, norm=self.network, dropout=self.dropout)  # pyright: ignore

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from cases import DROPOUT_CASES, ROWS, Case
@@ -75,6 +77,10 @@ def test_a_diverging_task_is_left_out(case: Case) -> None:
 @pytest.mark.parametrize("row", ROWS)
 def test_a_task_of_huge_inputs_is_left_out(row: str, value: float) -> None:
     case = Case(row, "mlp")  # a normalisation may well bring huge inputs back into range
+    if case.kind.bounded and math.isfinite(value):  # then such a task is one like any other
+        with pytest.raises(AssertionError, match="outcomes"):
+            ask.a_diverging_task_is_left_out(case.learner(), case.meta(), case.episodes(), value=value)
+        return
     ask.a_diverging_task_is_left_out(case.learner(), case.meta(), case.episodes(), value=value)
 
 

@@ -9,9 +9,12 @@ from innerloop.core.registry import lazy
 if TYPE_CHECKING:
     from innerloop.algorithms.anil import ANIL
     from innerloop.algorithms.boil import BOIL
+    from innerloop.algorithms.cavia import CAVIA
+    from innerloop.algorithms.conditional_neural_process import ConditionalNeuralProcess
     from innerloop.algorithms.fomaml import FOMAML
     from innerloop.algorithms.implicit_maml import ImplicitMAML
     from innerloop.algorithms.maml import MAML
+    from innerloop.algorithms.matching_net import MatchingNet
     from innerloop.algorithms.meta_sgd import MetaSGD
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.reptile import Reptile
@@ -20,15 +23,30 @@ if TYPE_CHECKING:
 REGISTRY = {
     "ANIL": "anil",
     "BOIL": "boil",
+    "CAVIA": "cavia",
+    "ConditionalNeuralProcess": "conditional_neural_process",
     "FOMAML": "fomaml",
     "ImplicitMAML": "implicit_maml",
     "MAML": "maml",
+    "MatchingNet": "matching_net",
     "MetaSGD": "meta_sgd",
     "ProtoNet": "protonet",
     "Reptile": "reptile",
 }
 
-__all__ = ["ANIL", "BOIL", "FOMAML", "MAML", "REGISTRY", "ImplicitMAML", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = [
+    "ANIL",
+    "BOIL",
+    "CAVIA",
+    "FOMAML",
+    "MAML",
+    "REGISTRY",
+    "ImplicitMAML",
+    "MatchingNet",
+    "MetaSGD",
+    "ProtoNet",
+    "Reptile",
+]
 
 
 def __getattr__(name: str) -> Any:

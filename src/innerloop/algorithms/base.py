@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +50,9 @@ class ModuleLearner(MetaLearner):
         any_ways: whether tasks may have another number of ways than those it was trained on.
         amortised: whether `begin` learns from support labels already, so that no inner step is needed.
         ordered: whether the order of the support examples matters.
+        bounded: whether outputs stay finite however large the inputs are, so that no task fails by them.
         pooled: whether it is meta-trained on examples of all training classes at once, whose labels mean
             the same in every task, and not on few-shot tasks.
-        transductive: whether a query's prediction may depend on the other queries.
         parts: networks of its own beside the module, by name; `meta` holds their parameters under that name.
     """
 
@@ -60,7 +60,8 @@ class ModuleLearner(MetaLearner):
     embeds: ClassVar[bool] = False
     any_ways: ClassVar[bool] = False
     amortised: ClassVar[bool] = False
-    ordered: ClassVar[bool] = False
+    ordered: bool = False  # of an instance, where it is an option
+    bounded: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
     concurrent = True  # a FunctionalModule lends each pass a copy
     gradient: MetaGradient
@@ -93,8 +94,18 @@ class ModuleLearner(MetaLearner):
         self.parts = {name: FunctionalModule(part, batch_norm) for name, part in (parts or {}).items()}
         self._modules = dict(parts or {})
 
+    @classmethod
+    def more_inputs(cls, settings: Mapping[str, Any]) -> int:
+        """How many numbers it adds to each input that is a vector, under these constructor arguments."""
+        return 0
+
+    def seen(self, inputs: Tensor) -> Tensor:
+        """Inputs as the module is given them before anything was learned from a support set."""
+        return inputs
+
     @property
     def transductive(self) -> bool:
+        """Whether a query's prediction may depend on the other queries."""
         return self.batch_norm == "transductive" and self.net.has_batch_norm
 
     def init(self, rng: torch.Generator) -> Meta:
@@ -112,6 +123,14 @@ class ModuleLearner(MetaLearner):
         for net in (self.net, *self.parts.values()):
             net.to(device)
 
+    def distribution(self, meta: Meta, fast: Fast, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the target at each input, [Q, F] both; of learners that have one."""
+        raise ContractError(
+            f"{type(self).__name__}, which predicts no distribution",
+            expected="a learner with predictive uncertainty, such as ConditionalNeuralProcess",
+            do="use predict",
+        )
+
     def query_loss(self, meta: Meta, fast: Fast, query: Batch) -> tuple[Tensor, Fast]:
         with self.net.gathering() as gathered:
             loss = loss_value(self.loss, self.predict(meta, fast, query.x), query.y)
@@ -123,6 +142,16 @@ class GradientLearner(ModuleLearner, ABC):
 
     A subclass says which outer gradient it takes (`gradient`), and may say which parameters adapt
     and by which rule.
+
+    Args:
+        module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
+        inner_lr: inner step size, > 0.
+        inner_steps: steps in training, >= 0.
+        test_inner_steps: steps at test; None is the same number.
+        inner_rule: the update rule of `il.rules` that takes the inner steps, with its usual settings.
+        step_weights: weights of the query loss after each inner step; None is the last step alone.
+        loss: `cross_entropy` or `mse`.
+        batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
     """
 
     steps_alike = True
@@ -189,11 +218,11 @@ class GradientLearner(ModuleLearner, ABC):
 
     def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """The outputs that the inner loss is taken of, with `params` in the place of what adapts."""
-        return self.net(meta["params"] | params, inputs, statistics=meta.get(STATISTICS))
+        return self.net(meta.get("params", {}) | params, inputs, statistics=meta.get(STATISTICS))
 
     def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
         return self.net(
-            meta["params"] | fast["params"],
+            meta.get("params", {}) | fast["params"],
             inputs,
             statistics=meta.get(STATISTICS),
             support_x=fast.get(DATA, {}).get("support"),

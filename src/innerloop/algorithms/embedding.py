@@ -18,7 +18,9 @@ from innerloop.gradients import Unrolled
 class EmbeddingLearner(ModuleLearner, ABC):
     """Embeds support and queries in one pass, and compares them there (`outputs`).
 
-    The module is any embedding, [S, ...] to [S, D] (or to maps, which are flattened).
+    Args:
+        module: any embedding, [S, ...] to [S, D] (or to maps, which are flattened).
+        batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
     """
 
     solves = ("cross_entropy",)
@@ -51,3 +53,14 @@ class EmbeddingLearner(ModuleLearner, ABC):
         embedded = self.net.joint(meta.get("params", {}), both, rows=rows, statistics=meta.get(STATISTICS))
         embedded = embedded.flatten(1)
         return self.outputs(meta, embedded[:rows], labels, embedded[rows:])
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows [S, D] at length one; a row of zeros stays one, and passes its gradient on unscaled.
+
+    They are scaled first, so that the square of no length overflows or vanishes.
+    """
+    largest = rows.detach().abs().amax(1, keepdim=True)
+    rows = rows / torch.where(largest == 0, 1.0, largest)
+    length = rows.square().sum(1, keepdim=True)
+    return rows * torch.where(length == 0, 1.0, length).rsqrt()
