@@ -22,6 +22,11 @@ class ANIL(GradientLearner):
     Cost per inner step: the head's forward and backward pass; the body's features of the support set are
     computed once, where the head is a linear layer that the module ends with and nothing is dropped.
 
+    Strengths: as good as MAML on few-shot images at a fraction of its cost, since what tasks share there is
+    the features. Not where a task needs features of its own, as under a change of domain or in regression.
+    Published: Omniglot 20-way 1-shot 96.2 +- 0.5, 20-way 5-shot 98.0 +- 0.3; miniImageNet 5-way 1-shot 46.7
+    +- 0.4, 5-way 5-shot 61.5 +- 0.5 (the paper, table 2).
+
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs] whose last layer is the head.
         inner_lr: inner step size, > 0.

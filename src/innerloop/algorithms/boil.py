@@ -15,6 +15,11 @@ class BOIL(GradientLearner):
 
     Cost per inner step: as MAML's, without the head's own gradient. Memory grows with `inner_steps`.
 
+    Strengths: where tasks need other features rather than another last layer, as under a change of domain;
+    one large step does. Not where the head must learn a new output, as in regression.
+    Published: miniImageNet 5-way 1-shot 49.61 +- 0.16, 5-way 5-shot 66.45 +- 0.37 (the paper, as LibFewShot
+    quotes it).
+
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs] whose last layer is the head.
         inner_lr: inner step size, > 0. The paper: 0.5 with Conv4 on miniImageNet.

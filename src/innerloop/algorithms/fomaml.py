@@ -11,9 +11,16 @@ class FOMAML(GradientLearner):
 
     Inner loop: as in MAML, phi_{k+1} = phi_k - inner_lr * grad L_S(phi_k).
     Outer gradient: grad L_Q at phi_K, applied to theta.
+    Meta-learned: theta, all parameters of the module. Adapted: all of them.
 
     Cost per inner step: one forward and backward pass on the support set; memory does not grow
     with `inner_steps`.
+
+    Strengths: MAML for large models and many inner steps, in flat memory and a third of the work; on images
+    close to MAML with few ways. Worse with many ways, and where the path of adaptation matters.
+    Published: Omniglot 5-way 1-shot 98.3 +- 0.5, 5-way 5-shot 99.2 +- 0.2, 20-way 1-shot 89.4 +- 0.5, 20-way
+    5-shot 97.9 +- 0.1 (the Reptile paper, as the iMAML paper quotes it); miniImageNet 5-way 1-shot 48.07 +-
+    1.75, 5-way 5-shot 63.15 +- 0.91 (the paper, table 1).
 
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.

@@ -22,6 +22,13 @@ class ImplicitMAML(GradientLearner):
     Cost per inner step: one forward and backward pass on the support set; memory does not grow with
     `inner_steps`. The outer gradient takes a Hessian-vector product an iteration.
 
+    Strengths: many inner steps in flat memory, with curvature still accounted for. It needs an inner loop
+    that comes near its minimum: `proximal` and `inner_lr` must suit each other, and few steps give a biased
+    gradient.
+    Published: Omniglot 5-way 1-shot 99.16 +- 0.35, 5-way 5-shot 99.67 +- 0.12, 20-way 1-shot 94.46 +- 0.42,
+    20-way 5-shot 98.69 +- 0.1 (the paper, table 2, gradient descent, as slides quote it); miniImageNet 5-way
+    1-shot 49.30 +- 1.88 (as the papers of COMLN and Meta-RKHS quote it).
+
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
         inner_lr: inner step size, > 0. The official code: 0.1 on Omniglot 5-way 1-shot.

@@ -19,6 +19,12 @@ class MAML(GradientLearner):
     Cost per inner step: one forward and backward pass on the support set, and in training the
     backward pass of both. Memory grows with `inner_steps`.
 
+    Strengths: the reference for any model and any loss, regression included: nothing but an initialisation
+    is learned. Sensitive to `inner_lr`, and costly with many inner steps.
+    Published: Omniglot 5-way 1-shot 98.7 +- 0.4, 5-way 5-shot 99.9 +- 0.1, 20-way 1-shot 95.8 +- 0.3, 20-way
+    5-shot 98.9 +- 0.2; miniImageNet 5-way 1-shot 48.70 +- 1.84, 5-way 5-shot 63.11 +- 0.92 (the paper, table
+    1); sinusoid 5-shot MSE 0.67 after 1 step, 0.38 after 5, 0.35 after 10 (the paper, table 2).
+
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
         inner_lr: inner step size, > 0. The paper: 0.4 on Omniglot 5-way, 0.01 on the sinusoid.

@@ -22,6 +22,12 @@ class MetaSGD(GradientLearner):
 
     Cost per inner step: as MAML's. `meta` is twice as large.
 
+    Strengths: where one step must do: its length and direction are learned, so there is no `inner_lr` to
+    tune. Not for large models, whose every number gets a rate that can overfit to the training tasks.
+    Published: Omniglot 5-way 1-shot 99.53 +- 0.26, 5-way 5-shot 99.93 +- 0.09 (as the T-NAS paper quotes
+    it); miniImageNet 5-way 1-shot 50.47 +- 1.87, 5-way 5-shot 64.03 +- 0.94 (as the CAVIA and COMLN papers
+    quote it).
+
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
         inner_lr: the rates begin uniformly between half of it and one and a half, > 0.

@@ -13,9 +13,15 @@ class ProtoNet(EmbeddingLearner):
 
         c_n = mean of f(x) over the support of class n;   logits_n(x) = -||f(x) - c_n||^2
 
+    Outer objective: the cross-entropy of these logits on the query set, differentiated exactly.
     Meta-learned: the embedding f. Adapted: nothing; the prototypes are a closed form of the support.
 
     Cost: one forward pass on support and query together; memory of an ordinary supervised step.
+
+    Strengths: the first to try for classification: nothing to tune, fast, any number of ways at test,
+    inductive. Not for regression, nor where tasks differ in what makes two examples alike.
+    Published: Omniglot 5-way 1-shot 98.8, 5-way 5-shot 99.7, 20-way 1-shot 96.0, 20-way 5-shot 98.9;
+    miniImageNet 5-way 1-shot 49.42 +- 0.78, 5-way 5-shot 68.20 +- 0.66 (the paper, tables 1 and 2).
 
     Args:
         module: any `nn.Module` from [S, ...] to an embedding [S, D]; pretrained weights are kept.

@@ -30,6 +30,12 @@ class Reptile(GradientLearner):
 
     Cost per inner step: one forward and backward pass on a minibatch; no second derivatives.
 
+    Strengths: the simplest, for large models and long inner loops: it needs neither a query set nor a graph
+    of the inner loop. Behind MAML where a task has a single example a class.
+    Published: Omniglot 5-way 1-shot 95.39 +- 0.09, 5-way 5-shot 98.90 +- 0.10, 20-way 1-shot 88.14 +- 0.15,
+    20-way 5-shot 96.65 +- 0.33; miniImageNet 5-way 1-shot 47.07 +- 0.26, 5-way 5-shot 62.74 +- 0.37 (the
+    paper, tables 1 and 2, without transduction).
+
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.
         inner_lr: inner step size, > 0. The paper: 1e-3, with Adam.
