@@ -12,24 +12,28 @@ from innerloop.core.registry import lazy
 if TYPE_CHECKING:
     from innerloop.tasks.arrays import Arrays
     from innerloop.tasks.base import TaskSource
+    from innerloop.tasks.cart import Cart
     from innerloop.tasks.gaussian_process_curves import GaussianProcessCurves
     from innerloop.tasks.glyphs import Glyphs
     from innerloop.tasks.harmonic import Harmonic
     from innerloop.tasks.image_folder import ImageFolder
     from innerloop.tasks.linear import Linear
     from innerloop.tasks.omniglot import Omniglot
+    from innerloop.tasks.quadratics import Quadratics
     from innerloop.tasks.sinusoid import Sinusoid
     from innerloop.tasks.sinusoid_and_line import SinusoidAndLine
 
 #: Name of the class and of the flag -> its file. Adding a source is its file, and its line here.
 REGISTRY: dict[str, str] = {
     "Arrays": "arrays",
+    "Cart": "cart",
     "GaussianProcessCurves": "gaussian_process_curves",
     "Glyphs": "glyphs",
     "Harmonic": "harmonic",
     "ImageFolder": "image_folder",
     "Linear": "linear",
     "Omniglot": "omniglot",
+    "Quadratics": "quadratics",
     "Sinusoid": "sinusoid",
     "SinusoidAndLine": "sinusoid_and_line",
 }
@@ -37,12 +41,14 @@ REGISTRY: dict[str, str] = {
 __all__ = [
     "REGISTRY",
     "Arrays",
+    "Cart",
     "GaussianProcessCurves",
     "Glyphs",
     "Harmonic",
     "ImageFolder",
     "Linear",
     "Omniglot",
+    "Quadratics",
     "Sinusoid",
     "SinusoidAndLine",
     "TaskSource",
