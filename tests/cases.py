@@ -26,15 +26,19 @@ from innerloop.tasks import Sinusoid
 ROWS: dict[str, dict[str, Any]] = {
     "ANIL": {"inner_lr": 0.1, "inner_steps": 2},
     "BOIL": {"inner_lr": 0.1, "inner_steps": 2},
+    "Baseline": {"inner_lr": 0.1, "test_inner_steps": 3},
+    "BaselinePlusPlus": {"inner_lr": 0.1, "test_inner_steps": 3},
     "CAVIA": {"inner_lr": 0.5, "inner_steps": 2, "context": 3},
     "ConditionalNeuralProcess": {"representation": 4, "encoder": (8,), "decoder": (8,)},
     "FOMAML": {"inner_lr": 0.1, "inner_steps": 2},
     "ImplicitMAML": {"inner_lr": 0.05, "inner_steps": 2, "proximal": 2.0},
+    "LearningToAdapt": {"inner_lr": 0.1, "inner_steps": 2},
     "MAML": {"inner_lr": 0.1, "inner_steps": 2},
     "MatchingNet": {},
     "MetaSGD": {"inner_lr": 0.1, "inner_steps": 2},
     "ProtoNet": {},
     "Reptile": {"inner_lr": 0.01, "inner_steps": 3, "inner_batch": 3},
+    "RidgeHead": {"init_lambda": 0.5, "init_scale": 2.0},
 }
 
 #: Networks that the questions are asked on, and the BatchNorm policies that make a difference there.

@@ -8,30 +8,38 @@ from innerloop.core.registry import lazy
 
 if TYPE_CHECKING:
     from innerloop.algorithms.anil import ANIL
+    from innerloop.algorithms.baseline import Baseline
+    from innerloop.algorithms.baseline_plus_plus import BaselinePlusPlus
     from innerloop.algorithms.boil import BOIL
     from innerloop.algorithms.cavia import CAVIA
     from innerloop.algorithms.conditional_neural_process import ConditionalNeuralProcess
     from innerloop.algorithms.fomaml import FOMAML
     from innerloop.algorithms.implicit_maml import ImplicitMAML
+    from innerloop.algorithms.learning_to_adapt import LearningToAdapt
     from innerloop.algorithms.maml import MAML
     from innerloop.algorithms.matching_net import MatchingNet
     from innerloop.algorithms.meta_sgd import MetaSGD
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.reptile import Reptile
+    from innerloop.algorithms.ridge_head import RidgeHead
 
 #: Name of the class, of the flag and of the docs page -> its file.
 REGISTRY = {
     "ANIL": "anil",
     "BOIL": "boil",
+    "Baseline": "baseline",
+    "BaselinePlusPlus": "baseline_plus_plus",
     "CAVIA": "cavia",
     "ConditionalNeuralProcess": "conditional_neural_process",
     "FOMAML": "fomaml",
     "ImplicitMAML": "implicit_maml",
+    "LearningToAdapt": "learning_to_adapt",
     "MAML": "maml",
     "MatchingNet": "matching_net",
     "MetaSGD": "meta_sgd",
     "ProtoNet": "protonet",
     "Reptile": "reptile",
+    "RidgeHead": "ridge_head",
 }
 
 __all__ = [
@@ -41,11 +49,15 @@ __all__ = [
     "FOMAML",
     "MAML",
     "REGISTRY",
+    "Baseline",
+    "BaselinePlusPlus",
     "ImplicitMAML",
+    "LearningToAdapt",
     "MatchingNet",
     "MetaSGD",
     "ProtoNet",
     "Reptile",
+    "RidgeHead",
 ]
 
 

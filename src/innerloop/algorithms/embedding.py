@@ -64,3 +64,8 @@ def unit(rows: Tensor) -> Tensor:
     rows = rows / torch.where(largest == 0, 1.0, largest)
     length = rows.square().sum(1, keepdim=True)
     return rows * torch.where(length == 0, 1.0, length).rsqrt()
+
+
+def with_ones(rows: Tensor) -> Tensor:
+    """Rows [S, D] with a column of ones [S, D + 1], so that a linear function of them may have a bias."""
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
