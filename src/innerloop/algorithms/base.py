@@ -199,7 +199,7 @@ class GradientLearner(ModuleLearner, ABC):
         return fast | {DATA: {"support": support.x}} if self.net.needs_support else fast
 
     def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
-        batch = self._minibatch(support)
+        batch = minibatch(support, self.inner_batch)
 
         def support_loss(params: dict[str, Tensor]) -> Tensor:
             return self.inner_loss(meta, fast, params, batch)
@@ -231,12 +231,11 @@ class GradientLearner(ModuleLearner, ABC):
     def displaced(self, meta: Meta, fast: Fast) -> Meta:
         return meta | {"params": meta["params"] | fast["params"]}
 
-    def _minibatch(self, support: Batch) -> Batch:
-        size = len(support.y)
-        if self.inner_batch is None or self.inner_batch >= size:
-            return support
-        key = mode().key
-        if key is None:
-            return support
-        chosen = keyed_uniform(key, (size,)).argsort()[: self.inner_batch]
-        return Batch(support.x[chosen], support.y[chosen])
+
+def minibatch(batch: Batch, size: int | None) -> Batch:
+    """`size` examples drawn by the key of this place; all of them where that is None, or there is no key."""
+    key = mode().key
+    if size is None or size >= len(batch.y) or key is None:
+        return batch
+    chosen = keyed_uniform(key, (len(batch.y),)).argsort()[:size]
+    return Batch(batch.x[chosen], batch.y[chosen])

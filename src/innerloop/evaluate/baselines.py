@@ -12,19 +12,23 @@ from innerloop.core.functional import FunctionalModule
 from innerloop.core.types import Episode, TaskSpec
 
 Baseline = Callable[[Episode], Tensor]  # one task -> outputs [Q, ways] or [Q, F]
+Inputs = Callable[[Tensor], Tensor]
 
 
-def baselines_for(spec: TaskSpec, module: nn.Module, params: dict[str, Tensor]) -> dict[str, Baseline]:
+def baselines_for(
+    spec: TaskSpec, module: nn.Module, params: dict[str, Tensor], seen: Inputs = lambda inputs: inputs
+) -> dict[str, Baseline]:
     """The baselines that apply to these tasks, by name.
 
     Args:
         module, params: the network as it was before meta-training.
+        seen: inputs as the network is given them.
     """
     if spec.loss == "mse":
         return {"nearest_neighbour": nearest_target, "support_mean": support_mean}
     return {
         "nearest_neighbour": nearest_neighbour(spec.outputs),
-        "untrained_centroid": untrained_centroid(spec.outputs, module, params),
+        "untrained_centroid": untrained_centroid(spec.outputs, module, params, seen),
     }
 
 
@@ -50,14 +54,17 @@ def support_mean(episode: Episode) -> Tensor:
     return episode.support.y.mean(0).expand_as(episode.query.y)
 
 
-def untrained_centroid(ways: int, module: nn.Module, params: dict[str, Tensor]) -> Baseline:
+def untrained_centroid(
+    ways: int, module: nn.Module, params: dict[str, Tensor], seen: Inputs = lambda inputs: inputs
+) -> Baseline:
     """The nearest class mean in the features of the network before meta-training."""
     net = FunctionalModule(module, "support")
     net.to(next(iter(params.values())).device)
 
     def outputs(episode: Episode) -> Tensor:
         rows = episode.support.x.shape[0]
-        features = net.features(params, torch.cat([episode.support.x, episode.query.x]), rows=rows)
+        both = seen(torch.cat([episode.support.x, episode.query.x]))
+        features = net.features(params, both, rows=rows)
         labels = F.one_hot(episode.support.y, ways).to(features.dtype)
         centroids = (labels.T @ features[:rows]) / labels.sum(0)[:, None]
         return -(features[rows:, None] - centroids[None]).square().sum(-1)

@@ -154,7 +154,7 @@ def evaluate(
     rivals: Mapping[str, Baseline] = {}
     if untrained is not None:
         params = {name: leaf.to(device) for name, leaf in untrained.get("params", {}).items()}
-        rivals = baselines_for(spec, learner.module, params)
+        rivals = baselines_for(spec, learner.module, params, learner.seen)
 
     def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with running_in(training=False, first_order=True, key=key):

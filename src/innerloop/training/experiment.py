@@ -74,7 +74,8 @@ class RunConfig:
         """The algorithm around its model, with the tasks' loss and sizes where none are given."""
         module = module or build_model(self.model, self.algorithm, spec)
         cls, arguments = _resolve("algorithm", self.algorithm)
-        known = {"loss": spec.loss, "ways": spec.outputs, "classes": (spec.classes or {}).get("train")}
+        known = {"loss": spec.loss, "ways": spec.outputs, "targets": spec.outputs}
+        known |= {"classes": (spec.classes or {}).get("train")}
         for name in known.keys() & parameters(cls).keys():
             arguments.setdefault(name, known[name])
         return cls(module, **arguments)
@@ -121,8 +122,10 @@ def build_model(component: Mapping[str, Plain], algorithm: Mapping[str, Plain], 
     """The model, with the sizes that the tasks decide filled in where they are not given."""
     component = {"name": _DEFAULT_MODEL.get(len(spec.input_shape), "MLP")} | dict(component)
     cls, arguments = _resolve("model", component)
-    embeds = find("algorithm", "innerloop.algorithms", algorithms.REGISTRY, algorithm["name"]).embeds
-    fitted = cls.sizes_for(spec, embeds=embeds) if issubclass(cls, Model) else {}
+    kind, settings = _resolve("algorithm", algorithm)
+    fitted = cls.sizes_for(spec, embeds=kind.embeds) if issubclass(cls, Model) else {}
+    if "inputs" in fitted:
+        fitted["inputs"] += kind.more_inputs(settings)
     return _construct("model", cls, fitted | arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ QUICK = TrainConfig(steps=2, tasks_per_step=2, validation=ValidationConfig(episo
 def run_of(row: str, out: Path | None = None) -> Run:
     """A run of two steps of a table's row: on lines if it takes regression, else on strokes."""
     case = Case(row, "mlp")
-    settings: dict[str, Any] = dict(ROWS[row])
     if case.regression:
-        module, source = il.models.MLP(1, 1, hidden=(8,)), il.tasks.Linear(shots=5, queries=5)
-        settings["loss"] = "mse"
+        width = None if case.kind.embeds else 1
+        inputs = 1 + case.kind.more_inputs(ROWS[row])
+        module, source = il.models.MLP(inputs, width, hidden=(8,)), il.tasks.Linear(shots=5, queries=5)
     else:
         module, source = il.models.Conv4(None, width=4), il.tasks.Arrays.tiny()
+    spec = source.spec
+    known = {"loss": spec.loss, "ways": spec.outputs, "classes": (spec.classes or {}).get("train")}
+    taken = inspect.signature(case.kind).parameters
+    settings = {name: value for name, value in known.items() if name in taken} | ROWS[row]
     return il.train(case.kind(module, **settings), source, config=QUICK, out=out)
 
 
