@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from innerloop.algorithms.fomaml import FOMAML
     from innerloop.algorithms.implicit_maml import ImplicitMAML
     from innerloop.algorithms.learning_to_adapt import LearningToAdapt
+    from innerloop.algorithms.logistic_head import LogisticHead
     from innerloop.algorithms.maml import MAML
     from innerloop.algorithms.matching_net import MatchingNet
+    from innerloop.algorithms.meta_curvature import MetaCurvature
     from innerloop.algorithms.meta_sgd import MetaSGD
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.reptile import Reptile
@@ -34,8 +36,10 @@ REGISTRY = {
     "FOMAML": "fomaml",
     "ImplicitMAML": "implicit_maml",
     "LearningToAdapt": "learning_to_adapt",
+    "LogisticHead": "logistic_head",
     "MAML": "maml",
     "MatchingNet": "matching_net",
+    "MetaCurvature": "meta_curvature",
     "MetaSGD": "meta_sgd",
     "ProtoNet": "protonet",
     "Reptile": "reptile",
@@ -53,7 +57,9 @@ __all__ = [
     "BaselinePlusPlus",
     "ImplicitMAML",
     "LearningToAdapt",
+    "LogisticHead",
     "MatchingNet",
+    "MetaCurvature",
     "MetaSGD",
     "ProtoNet",
     "Reptile",

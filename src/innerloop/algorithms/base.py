@@ -50,9 +50,10 @@ class ModuleLearner(MetaLearner):
         any_ways: whether tasks may have another number of ways than those it was trained on.
         amortised: whether `begin` learns from support labels already, so that no inner step is needed.
         ordered: whether the order of the support examples matters.
-        bounded: whether outputs stay finite however large the inputs are, so that no task fails by them.
+        bounded: whether outputs stay finite as long as the module's own do, so that large inputs fail no task.
         pooled: whether it is meta-trained on examples of all training classes at once, whose labels mean
             the same in every task, and not on few-shot tasks.
+        small: settings with which it learns small tasks in a short training: what the questions train with.
         parts: networks of its own beside the module, by name; `meta` holds their parameters under that name.
     """
 
@@ -63,6 +64,7 @@ class ModuleLearner(MetaLearner):
     ordered: bool = False  # of an instance, where it is an option
     bounded: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
+    small: ClassVar[Mapping[str, Any]] = {}
     concurrent = True  # a FunctionalModule lends each pass a copy
     gradient: MetaGradient
     module: nn.Module
@@ -155,6 +157,7 @@ class GradientLearner(ModuleLearner, ABC):
     """
 
     steps_alike = True
+    small = {"inner_lr": 0.5, "inner_steps": 2}  # noqa: RUF012
     rule: UpdateRule
     inner_batch: int | None = None
 

@@ -27,6 +27,13 @@ class TaskSource(Protocol):
         """
         ...
 
+    def pooled(self, num_batches: int, rng: Rng) -> Episode:
+        """Stacked batches of examples of all training classes at once, whose labels mean the same in each.
+
+        Asked for only by learners that declare themselves `pooled`.
+        """
+        ...
+
     def resized(
         self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None
     ) -> Self:

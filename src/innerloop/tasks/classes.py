@@ -9,7 +9,7 @@ from typing import Self
 from innerloop.core.errors import check_count
 from innerloop.core.rng import Rng
 from innerloop.core.types import Episode, Split, TaskSpec, check_split
-from innerloop.tasks.episodes import sample_classes
+from innerloop.tasks.episodes import pooled_batches, sample_classes
 from innerloop.tasks.sizes import Sizes, check_optional_count
 from innerloop.tasks.store import ExampleStore
 
@@ -88,6 +88,14 @@ class ClassTasks(ABC):
         Task i does not depend on `num_tasks`; support and query are disjoint; labels are permuted per task.
         """
         return sample_classes(self._store, split, sizes=self.sizes(split), num_tasks=num_tasks, rng=rng)
+
+    def pooled(self, num_batches: int, rng: Rng) -> Episode:
+        """Batches of examples of all training classes at once, for a learner that is `pooled`.
+
+        A label is the class's number among the training classes, and each batch is as large as a training
+        task: x float32 [T, ways * shots, ...] and y int64 [T, ways * shots] in the support.
+        """
+        return pooled_batches(self._store, sizes=self.sizes("train"), num_batches=num_batches, rng=rng)
 
     def resized(
         self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None

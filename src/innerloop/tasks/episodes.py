@@ -52,6 +52,34 @@ def sample_classes(store: ExampleStore, split: Split, *, sizes: Sizes, num_tasks
     return Episode(_batch(values[:, :, : sizes.shots]), _batch(values[:, :, sizes.shots :]))
 
 
+def pooled_batches(store: ExampleStore, *, sizes: Sizes, num_batches: int, rng: Rng) -> Episode:
+    """`num_batches` batches of examples of all training classes at once, as ordinary training takes them.
+
+    A label is the number of the class in the training pool, the same in every batch; the rotations of a
+    class are classes of their own. A batch has as many examples as a training task, all distinct and every
+    one as likely as any other. Batch *i* is a pure function of `(rng, i)` and the sizes.
+
+    Returns:
+        support.x float32 [T, ways * shots, ...], support.y int64 [T, ways * shots], in random order; query
+        likewise with `queries`.
+    """
+    check_count("num_batches", num_batches)
+    store.check("train", sizes)
+    pool = store.pools["train"]
+    ends = np.cumsum(store.counts[pool.ids])
+    rows = sizes.ways * sizes.shots
+    keys = task_keys(key(as_key(rng), "pooled"), num_batches)
+    total = np.full(num_batches, ends[-1])
+    places = choose_within(keys, total, rows + sizes.ways * sizes.queries)
+    labels = np.searchsorted(ends, places, side="right")
+    behind = ends[labels] - places  # how far before the end of its class an example stands
+    ids = pool.ids[labels]
+    values = store.examples[store.starts[ids] + store.counts[ids] - behind]
+    _turn(values, pool.turns[labels])
+    x, y = as_float(torch.from_numpy(values)), torch.from_numpy(labels)
+    return Episode(Batch(x[:, :rows], y[:, :rows]), Batch(x[:, rows:], y[:, rows:]))
+
+
 def choose_within(keys: Keys, populations: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """`k` distinct members of `range(population)` in random order, a population for each key: [*keys, k].
 
@@ -76,7 +104,7 @@ def choose_within(keys: Keys, populations: NDArray[np.int64], k: int) -> NDArray
 
 
 def _turn(values: NDArray[Any], turns: NDArray[np.int64]) -> None:
-    """Turn the images [T, ways, n, ..., H, W] of each class in place by its quarter turns [T, ways]."""
+    """Turn images [T, n, ..., H, W] in place by the quarter turns of each class or example [T, n]."""
     if not turns.any():
         return
     for quarter in (1, 2, 3):

@@ -69,6 +69,10 @@ class TargetTasks(ABC):
             Batch(x[:, shots:].contiguous(), y[:, shots:].contiguous()),
         )
 
+    def pooled(self, num_batches: int, rng: Rng) -> Episode:
+        """Training tasks: without classes there is nothing else to pool."""
+        return self.sample("train", num_batches, rng)
+
     def resized(
         self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None
     ) -> Self:

@@ -54,8 +54,9 @@ def mean_query_loss(learner: MetaLearner, meta: Meta, episodes: Episode, key: in
 
 def adapted(learner: MetaLearner, meta: Meta, support: Batch, steps: int | None = None) -> Fast:
     """One task's state after its inner loop, as in evaluation."""
+    usual = getattr(learner, "test_inner_steps", learner.inner_steps)
     with torch.no_grad(), running_in(ways=count_ways(support.y), first_order=True):
-        return adapt(learner, meta, support, learner.inner_steps if steps is None else steps)
+        return adapt(learner, meta, support, usual if steps is None else steps)
 
 
 def predictions(learner: MetaLearner, meta: Meta, episode: Episode, steps: int | None = None) -> Tensor:

@@ -36,11 +36,25 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
         )
     learner.to(config.device)
     meta = tree.map(lambda leaf: leaf.to(config.device), learner.init(generator(config.seed, "init")))
-    for split in ("train", "val"):
-        episodes = to_device(tasks.sample(split, 1, key(config.seed, "check")), config.device)
-        check_output(learner, meta, episodes, split)
-        if split == "train" and config.gradient is not None:
-            check_gradient(learner, meta, episodes, config)
+    place = key(config.seed, "check")
+    first = to_device(_training_tasks(learner, tasks, place), config.device)
+    check_output(learner, meta, first, "train", classes=(spec.classes or {}).get("train"))
+    if config.gradient is not None:
+        check_gradient(learner, meta, first, config)
+    check_output(learner, meta, to_device(tasks.sample("val", 1, place), config.device), "val")
+
+
+def _training_tasks(learner: ModuleLearner, tasks: TaskSource, place: int) -> Episode:
+    """One training task of the kind that the learner takes."""
+    if not learner.pooled:
+        return tasks.sample("train", 1, place)
+    if not hasattr(tasks, "pooled"):
+        raise ContractError(
+            f"{type(tasks).__name__} without a method 'pooled', for {type(learner).__name__}",
+            expected="tasks that give batches of all training classes at once",
+            do="add pooled(num_batches, rng), or use an algorithm that is trained on few-shot tasks",
+        )
+    return tasks.pooled(1, place)
 
 
 def check_gradient(learner: ModuleLearner, meta: Meta, episodes: Episode, config: TrainConfig) -> None:
@@ -56,14 +70,20 @@ def check_gradient(learner: ModuleLearner, meta: Meta, episodes: Episode, config
         ) from error
 
 
-def check_output(learner: ModuleLearner, meta: Meta, episodes: Episode, split: str) -> None:
-    """Raise `ContractError` unless the learner predicts one output per class (or target) of an episode."""
+def check_output(
+    learner: ModuleLearner, meta: Meta, episodes: Episode, split: str, *, classes: int | None = None
+) -> None:
+    """Raise `ContractError` unless the learner predicts one output per class (or target) of an episode.
+
+    One that is `pooled` does so in training for all `classes` of the split, and for a task's own after it.
+    """
     episode = take(episodes, 0)
-    ways = count_ways(episode.support.y)
-    expected = ways if ways is not None else episode.query.y.shape[-1]
+    training, ways = split == "train", count_ways(episode.support.y)
+    together = classes if learner.pooled and training else None
+    expected = together or ways or episode.query.y.shape[-1]
     name = type(learner.module).__name__
     try:
-        with torch.no_grad(), running_in(ways=ways, training=True):
+        with torch.no_grad(), running_in(ways=ways, training=training):
             outputs = learner.predict(meta, learner.begin(meta, episode.support), episode.query.x)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0][:160]
@@ -73,6 +93,12 @@ def check_output(learner: ModuleLearner, meta: Meta, episodes: Episode, split: s
             do="choose or size the model to fit the tasks",
         ) from error
     fits = outputs.ndim == 2 and (outputs.shape[0] == len(episode.query.y)) and outputs.shape[1] == expected
+    if not fits and together is not None:
+        raise ContractError(
+            f"{type(learner).__name__} with {outputs.shape[-1]} outputs in training",
+            expected=f"one for each of the {together} training classes",
+            do=f"set classes={together}",
+        )
     if not fits:
         raise ContractError(
             f"{name} gives outputs of shape {tuple(outputs.shape)} on the {split} tasks",

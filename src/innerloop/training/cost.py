@@ -145,7 +145,7 @@ def activations(work: Workload) -> int:
     episode = take(work.episodes, 0)
     meta = tree.map(lambda leaf: leaf.detach().requires_grad_(leaf.is_floating_point()), work.meta)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved)
-    with hooks, running_in(ways=count_ways(episode.support.y), first_order=True):
+    with hooks, running_in(training=True, ways=count_ways(episode.support.y), first_order=True):
         fast = work.learner.begin(meta, episode.support)
         losses = [work.learner.query_loss(meta, fast, batch) for batch in episode]
     del losses  # kept until here, so that no memory was counted twice under one address

@@ -68,7 +68,7 @@ def settle(
 ) -> Settled:
     """The engine of a run that goes on at `step`; its tasks are tried, and nothing is changed."""
     own = as_gradient(config.gradient) or learner.gradient
-    work = Workload(learner, meta, tasks_of(tasks, config, step), config)
+    work = Workload(learner, meta, tasks_of(learner, tasks, config, step), config)
     budget = budget_of(config)
     choice = dialled(work, own, budget)
     if choice.gradient != own or choice.axis != config.tasks_axis:

@@ -130,7 +130,7 @@ class Training:
         except (RuntimeError, MemoryError) as error:
             if not is_allocation_failure(error):
                 raise
-            episodes = tasks_of(self.tasks, self.config, self.state.step)
+            episodes = tasks_of(self.learner, self.tasks, self.config, self.state.step)
             work = Workload(self.learner, self.state.meta, episodes, self.config)
             how = engine.axis if isinstance(engine.axis, Lifting) else work.rule
             raise AllocationError(

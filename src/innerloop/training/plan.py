@@ -77,6 +77,7 @@ class Plan:
         return next(path for path in self.paths if path.gradient == gradient)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `innerloop plan --json` prints them."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -126,7 +127,7 @@ def plan(learner: ModuleLearner, tasks: TaskSource, *, config: TrainConfig | Non
 def _planned(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) -> Plan:
     learner.to(config.device)
     meta = learner.init(generator(config.seed, "init"))
-    sampling, episodes = _sampled(tasks, config)
+    sampling, episodes = _sampled(learner, tasks, config)
     work = Workload(learner, tree.map(lambda leaf: leaf.to(config.device), meta), episodes, config)
     budget = budget_of(config)
     paths, left_out = [], {}
@@ -165,9 +166,9 @@ def _candidates(learner: ModuleLearner, config: TrainConfig) -> Iterator[MetaGra
     yield from dict.fromkeys(found)
 
 
-def _sampled(tasks: TaskSource, config: TrainConfig) -> tuple[float, Episode]:
+def _sampled(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) -> tuple[float, Episode]:
     """The first tasks that training would take, and the seconds that sampling takes."""
-    tasks_of(tasks, config, 0)
+    tasks_of(learner, tasks, config, 0)
     started = time.perf_counter()
-    episodes = tasks_of(tasks, config, 0)
+    episodes = tasks_of(learner, tasks, config, 0)
     return time.perf_counter() - started, episodes

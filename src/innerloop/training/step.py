@@ -36,14 +36,15 @@ def outer_step(
     state: TrainState, learner: ModuleLearner, tasks: TaskSource, engine: Engine, config: TrainConfig
 ) -> Record:
     """Advance `state` by one outer step. The tasks are those of (seed, step), whatever went before."""
-    record = meta_step(state, learner, tasks_of(tasks, config, state.step), engine, config)
+    record = meta_step(state, learner, tasks_of(learner, tasks, config, state.step), engine, config)
     state.step += 1
     return record
 
 
-def tasks_of(tasks: TaskSource, config: TrainConfig, step: int) -> Episode:
-    """The tasks of an outer step, on the device."""
-    episodes = tasks.sample("train", config.tasks_per_step, key(config.seed, "tasks", step))
+def tasks_of(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig, step: int) -> Episode:
+    """The tasks of an outer step, on the device; batches of all training classes for a `pooled` learner."""
+    num, place = config.tasks_per_step, key(config.seed, "tasks", step)
+    episodes = tasks.pooled(num, place) if learner.pooled else tasks.sample("train", num, place)
     return to_device(episodes, config.device)
 
 
