@@ -15,8 +15,8 @@ from innerloop.rules.shared import Hyper, at, check_hyper, decayed, root
 class Adagrad:
     """Gradients over the root of all their squares so far, equal to `torch.optim.Adagrad` step by step.
 
-    g = grads + weight_decay * params;  s = s + g^2
-    params - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
+        g = grads + weight_decay * params;  s = s + g^2
+        params - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
 
     Args:
         lr: step size, > 0.

@@ -25,9 +25,9 @@ from innerloop.rules.shared import (
 class Adam:
     """Adam, equal to `torch.optim.Adam` step by step.
 
-    g = grads + weight_decay * params
-    m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2
-    params - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+        g = grads + weight_decay * params
+        m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2
+        params - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
     Args:
         lr: step size, > 0.

@@ -24,8 +24,8 @@ from innerloop.rules.shared import (
 class RMSprop:
     """Gradients over the root of their mean square, equal to `torch.optim.RMSprop` step by step.
 
-    g = grads + weight_decay * params;  v = alpha * v + (1 - alpha) * g^2
-    b = momentum * b + g / (sqrt(v) + eps);  params - lr * b
+        g = grads + weight_decay * params;  v = alpha * v + (1 - alpha) * g^2
+        b = momentum * b + g / (sqrt(v) + eps);  params - lr * b
 
     Args:
         lr: step size, > 0.

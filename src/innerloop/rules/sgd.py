@@ -15,8 +15,9 @@ from innerloop.rules.shared import BELOW_ONE, Hyper, at, check_hyper, decayed, i
 class SGD:
     """Gradient descent, equal to `torch.optim.SGD` step by step.
 
-    g = grads + weight_decay * params;  b = momentum * b + g;  params - lr * b,
-    or with Nesterov's momentum  params - lr * (g + momentum * b).
+        g = grads + weight_decay * params;  b = momentum * b + g;  params - lr * b
+
+    or, with Nesterov's momentum, params - lr * (g + momentum * b).
 
     Args:
         lr: step size, > 0.

@@ -29,7 +29,8 @@ class OptimizerConfig:
         schedule: `constant`, `linear` and `cosine` from `lr` to `min_lr` over all steps, or `step`:
             times `decay` after every `decay_every` steps.
         min_lr: where `linear` and `cosine` end.
-        decay, decay_every: the factor of `step`, >= 0, and the outer steps between two uses of it.
+        decay: the factor of `step`, >= 0.
+        decay_every: outer steps between two uses of `decay`.
         warmup: steps over which the rate rises linearly from 0.
         clip_value, clip_norm: bounds on each entry, and on the norm, of the meta-gradient; None is none.
         l1, l2: weights of sum |w| and of sum w^2 / 2 over the meta-parameters, added to the outer loss.
