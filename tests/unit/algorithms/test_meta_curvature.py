@@ -107,7 +107,8 @@ def test_another_rule_is_given_the_multiplied_gradient() -> None:
     def moved(rule: str, factor: float) -> float:
         learner = case.learner(inner_rule=rule, inner_lr=0.01, inner_steps=1)
         meta = tree.map(lambda leaf: leaf.double(), learner.init(torch.Generator().manual_seed(0)))
-        doubled = meta | {"curvature": tree.map(lambda m: factor * m, meta["curvature"])}
+        outputs = tree.map(lambda m: factor * m, meta["curvature"]["outputs"])
+        doubled = meta | {"curvature": meta["curvature"] | {"outputs": outputs}}
         support = take(episodes, 0).support
         return deviation(adapted(learner, doubled, support)["params"], meta["params"])
 
