@@ -21,6 +21,7 @@ class MLP(Model):
         hidden: widths of the hidden layers.
         batch_norm: whether BatchNorm follows each hidden linear layer.
         dropout: probability of dropping a hidden unit in meta-training.
+        bias: whether the linear layers have one.
 
     Weights are drawn as `nn.Linear` draws them (uniform within 1/sqrt(fan-in)).
     """
@@ -33,25 +34,26 @@ class MLP(Model):
         hidden: tuple[int, ...] = (40, 40),
         batch_norm: bool = False,
         dropout: float = 0.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         check_range("dropout", dropout, low=0.0, high=0.99)
         for name, value in [("inputs", inputs), ("outputs", 1 if outputs is None else outputs)]:
             check_count(name, value, low=1)
         self.inputs, self.outputs, self.hidden = inputs, outputs, tuple(hidden)
-        self.batch_norm, self.dropout = batch_norm, dropout
+        self.batch_norm, self.dropout, self.bias = batch_norm, dropout, bias
         with global_rng_untouched():
             layers: list[nn.Module] = [nn.Flatten()]
             before = inputs
             for width in self.hidden:
                 check_count("hidden", width, low=1)
-                layers.append(nn.Linear(before, width))
+                layers.append(nn.Linear(before, width, bias=bias))
                 layers += [nn.BatchNorm1d(width)] if batch_norm else []
                 layers.append(nn.ReLU())
                 layers += [nn.Dropout(dropout)] if dropout else []
                 before = width
             self.body = nn.Sequential(*layers)
-            self.head = nn.Identity() if outputs is None else nn.Linear(before, outputs)
+            self.head = nn.Identity() if outputs is None else nn.Linear(before, outputs, bias=bias)
         self.draw(first_draw())
 
     @classmethod
@@ -70,7 +72,8 @@ class MLP(Model):
             if isinstance(module, nn.Linear):
                 bound = module.in_features**-0.5
                 nn.init.uniform_(module.weight, -bound, bound, generator=rng)
-                nn.init.uniform_(module.bias, -bound, bound, generator=rng)
+                if self.bias:
+                    nn.init.uniform_(module.bias, -bound, bound, generator=rng)
             elif isinstance(module, nn.BatchNorm1d):
                 module.reset_parameters()
 

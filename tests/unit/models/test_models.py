@@ -132,3 +132,9 @@ def test_every_registered_model_is_drawn_from_a_generator(name: str) -> None:
     made = {n: p.clone() for n, p in model.named_parameters()}
     model.draw(first_draw())
     assert all(torch.equal(made[n], p) for n, p in model.named_parameters()), "not as it was made"
+
+
+def test_an_mlp_without_bias_has_weights_alone() -> None:
+    net = MLP(3, 2, hidden=(4,), bias=False)
+    assert [name for name, _ in net.named_parameters()] == ["body.1.weight", "head.weight"]
+    assert torch.equal(net(torch.zeros(1, 3)), torch.zeros(1, 2))

@@ -17,6 +17,7 @@ from innerloop.core.types import SPLITS
 NAMES = sorted(tasks.REGISTRY)
 CLASSES = [name for name in NAMES if "ways" in inspect.signature(getattr(tasks, name)).parameters]
 TARGETS = [name for name in NAMES if name not in CLASSES]
+SIZED = [name for name in NAMES if "shots" in inspect.signature(getattr(tasks, name)).parameters]
 
 
 def tiny(name: str) -> Any:
@@ -59,7 +60,7 @@ def test_arguments_stand_on_self_under_their_names(name):
         assert hasattr(source, parameter), parameter
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SIZED)
 def test_resizing_changes_test_and_leaves_training(name):
     source = tiny(name)
     other = source.resized(shots=2, queries=1)
@@ -73,6 +74,14 @@ def test_resizing_changes_test_and_leaves_training(name):
 @pytest.mark.parametrize("name", CLASSES)
 def test_ways_can_be_resized(name):
     assert tiny(name).resized(ways=2).sample("test", 1, 0).support.y.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SIZED])
+def test_a_source_of_one_size_refuses_others(name):
+    source = tiny(name)
+    assert source.resized(shots=source.spec.shots).spec == source.spec
+    with pytest.raises(ConfigError, match="no other sizes"):
+        source.resized(queries=source.spec.queries + 1)
 
 
 @pytest.mark.parametrize("name", CLASSES)
