@@ -38,9 +38,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "MatchingNet": {},
     "MetaCurvature": {"inner_lr": 0.1, "inner_steps": 2},
     "MetaSGD": {"inner_lr": 0.1, "inner_steps": 2},
+    "MetaTransfer": {"inner_lr": 0.1, "inner_steps": 2},
     "ProtoNet": {},
     "Reptile": {"inner_lr": 0.01, "inner_steps": 3, "inner_batch": 3},
     "RidgeHead": {"init_lambda": 0.5, "init_scale": 2.0},
+    "TNet": {"inner_lr": 0.1, "inner_steps": 2},
 }
 
 #: Networks that the questions are asked on, and the BatchNorm policies that make a difference there.

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from innerloop.algorithms.matching_net import MatchingNet
     from innerloop.algorithms.meta_curvature import MetaCurvature
     from innerloop.algorithms.meta_sgd import MetaSGD
+    from innerloop.algorithms.meta_transfer import MetaTransfer
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.reptile import Reptile
     from innerloop.algorithms.ridge_head import RidgeHead
+    from innerloop.algorithms.tnet import TNet
 
 #: Name of the class, of the flag and of the docs page -> its file.
 REGISTRY = {
@@ -41,9 +43,11 @@ REGISTRY = {
     "MatchingNet": "matching_net",
     "MetaCurvature": "meta_curvature",
     "MetaSGD": "meta_sgd",
+    "MetaTransfer": "meta_transfer",
     "ProtoNet": "protonet",
     "Reptile": "reptile",
     "RidgeHead": "ridge_head",
+    "TNet": "tnet",
 }
 
 __all__ = [
@@ -61,9 +65,11 @@ __all__ = [
     "MatchingNet",
     "MetaCurvature",
     "MetaSGD",
+    "MetaTransfer",
     "ProtoNet",
     "Reptile",
     "RidgeHead",
+    "TNet",
 ]
 
 
