@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innerloop import algorithms, gradients, models, rules, tasks
+    from innerloop import algorithms, gradients, models, rules, tasks, testing
     from innerloop.core.errors import ConfigError, ContractError, DataError, InnerloopError
+    from innerloop.core.learner import MetaLearner
     from innerloop.core.types import Batch, Episode, TaskSpec
     from innerloop.gradients.check import check_gradient
     from innerloop.gradients.single import meta_gradient
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PACKAGES = ("algorithms", "gradients", "models", "rules", "tasks")
+_PACKAGES = ("algorithms", "gradients", "models", "rules", "tasks", "testing")
 _NAMES = {
     "Batch": "core.types",
     "ConfigError": "core.errors",
@@ -28,6 +29,7 @@ _NAMES = {
     "DataError": "core.errors",
     "Episode": "core.types",
     "InnerloopError": "core.errors",
+    "MetaLearner": "core.learner",
     "Run": "training.run",
     "TaskSpec": "core.types",
     "check_gradient": "gradients.check",
@@ -45,6 +47,7 @@ __all__ = [
     "DataError",
     "Episode",
     "InnerloopError",
+    "MetaLearner",
     "Run",
     "TaskSpec",
     "algorithms",
@@ -57,6 +60,7 @@ __all__ = [
     "plan",
     "rules",
     "tasks",
+    "testing",
     "train",
 ]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from innerloop import rules
 from innerloop.core.errors import ConfigError, ContractError, check_count, unknown
-from innerloop.core.functional import BatchNormPolicy, FunctionalModule, inner_gradient
+from innerloop.core.functional import BatchNormPolicy, FunctionalModule, Params, inner_gradient
 from innerloop.core.learner import DATA, STATISTICS, MetaLearner
 from innerloop.core.losses import loss_value
 from innerloop.core.mode import mode
@@ -120,6 +120,10 @@ class ModuleLearner(MetaLearner):
         statistics = self.net.statistics()
         return {"params": params} | drawn | ({STATISTICS: statistics} if statistics else {})
 
+    def weights(self, meta: Meta) -> Params:
+        """The module's parameters before any inner step, as `meta` stands for them."""
+        return meta.get("params", {})
+
     def to(self, device: torch.device | str) -> None:
         """Move what is not in `meta` (constant buffers) to a device."""
         for net in (self.net, *self.parts.values()):
@@ -157,7 +161,7 @@ class GradientLearner(ModuleLearner, ABC):
     """
 
     steps_alike = True
-    small = {"inner_lr": 0.5, "inner_steps": 2}  # noqa: RUF012
+    small = {"inner_lr": 0.5, "inner_steps": 2}
     rule: UpdateRule
     inner_batch: int | None = None
 
@@ -221,11 +225,11 @@ class GradientLearner(ModuleLearner, ABC):
 
     def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """The outputs that the inner loss is taken of, with `params` in the place of what adapts."""
-        return self.net(meta.get("params", {}) | params, inputs, statistics=meta.get(STATISTICS))
+        return self.net(self.weights(meta) | params, inputs, statistics=meta.get(STATISTICS))
 
     def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
         return self.net(
-            meta.get("params", {}) | fast["params"],
+            self.weights(meta) | fast["params"],
             inputs,
             statistics=meta.get(STATISTICS),
             support_x=fast.get(DATA, {}).get("support"),

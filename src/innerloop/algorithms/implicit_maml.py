@@ -52,6 +52,7 @@ class ImplicitMAML(GradientLearner):
     """
 
     gradient = Implicit(iterations=5, tolerance=0.0)
+    small = {"inner_lr": 0.05, "inner_steps": 16}
 
     def __init__(
         self,

@@ -63,6 +63,7 @@ class Reptile(GradientLearner):
     """
 
     gradient = Displacement()
+    small = {"inner_lr": 0.1, "inner_steps": 5, "inner_rule": "SGD"}
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "judge a run on unseen tasks, beside baselines, with intervals"),
     "compare": Command("compare", "judge several runs on the same tasks, with paired differences"),
     "adapt": Command("adapt", "learn new classes from a few images each, and label other images"),
+    "check": Command("check", "ask an algorithm, of ours or of yours, whether it does what it should"),
     "plan": Command("plan", "say what each gradient path would cost, before anything is trained"),
     "list": Command("list", "name the algorithms, tasks, models, gradients or recipes there are"),
 }
@@ -119,7 +120,7 @@ def _help() -> str:
         "  innerloop train --algorithm MAML --tasks Sinusoid --steps 2000 --out runs/sinusoid",
         "  innerloop evaluate runs/sinusoid",
         "",
-        "exit codes: 0 done, 2 bad input, 3 training went non-finite, 130 interrupted",
+        "exit codes: 0 done, 1 a check fails, 2 bad input, 3 training went non-finite, 130 interrupted",
     ]
     return "\n".join(lines)
 

@@ -56,6 +56,7 @@ class GradientCheck:
 
     @property
     def passed(self) -> bool:
+        """Whether nothing is wrong."""
         return not self.problems
 
     def __bool__(self) -> bool:
@@ -132,9 +133,9 @@ def check_gradient(
     learner = copy.deepcopy(learner)
     episodes = _episodes(tasks, num_tasks, seed)
     start = learner.init(generator(seed, "init")) if meta is None else meta
-    with _float64_by_default():
-        _to_float64(learner)
-        subject = Subject(learner, _beside(start, seed), episodes, path, key(seed, "check"), tolerance)
+    with float64_by_default():
+        to_float64(learner)
+        subject = Subject(learner, beside(start, seed), episodes, path, key(seed, "check"), tolerance)
         subject.ask(torch.Generator().manual_seed(seed))
     cosine, length = subject.beside or (None, None)
     count = len(episodes.support.x)
@@ -150,7 +151,7 @@ def check_gradient(
 
 
 @contextmanager
-def _float64_by_default() -> Iterator[None]:
+def float64_by_default() -> Iterator[None]:
     """Tensors that a learner makes in its steps are as precise as the rest."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -174,7 +175,7 @@ def _episodes(tasks: Samples | Episode, count: int, seed: int) -> Episode:
     return Episode(*(Batch(_double(batch.x), _double(batch.y)) for batch in drawn))
 
 
-def _beside(meta: Meta, seed: int) -> Meta:
+def beside(meta: Meta, seed: int) -> Meta:
     """The point to check at: one hundredth of each leaf's size away."""
     rng = generator(seed, "check")
     for name, leaf in _named(meta):
@@ -202,18 +203,18 @@ def _named(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
-def _to_float64(learner: MetaLearner) -> None:
+def to_float64(learner: MetaLearner) -> None:
     """Cast what a learner holds beside `meta`: modules, and tensors on itself."""
     for name, value in vars(learner).items():
-        if isinstance(value, nn.Module):
-            value.double()
-        elif isinstance(value, FunctionalModule):
-            value.to(torch.float64)  # pyright: ignore[reportArgumentType]
-        else:
-            setattr(learner, name, _cast(value))
+        setattr(learner, name, _cast(value))
 
 
 def _cast(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return value.double()
+    if isinstance(value, FunctionalModule):
+        value.to(torch.float64)  # pyright: ignore[reportArgumentType]
+        return value
     rebuilt: dict[type, Callable[[], Any]] = {
         dict: lambda: {name: _cast(child) for name, child in value.items()},
         list: lambda: [_cast(child) for child in value],

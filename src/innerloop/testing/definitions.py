@@ -18,18 +18,25 @@ from innerloop.core.learner import adapt, outer_weights, states
 from innerloop.core.mode import at_stream, count_ways, running_in
 from innerloop.core.types import Episode, Fast, Meta
 from innerloop.core.vectorise import num_tasks, take
-from innerloop.gradients import Displacement, Implicit, MetaGradient
+from innerloop.gradients import Displacement, Implicit
 from innerloop.gradients.base import learned
 from innerloop.gradients.chain import held, inputs_of, moving
 from innerloop.gradients.sweep import Sweep
 from innerloop.testing.probing import close, estimate, inner_keys
 
 _STEP = 1e-6
+_DENSE = 2000  # numbers in a state up to which a linear system is solved directly
 
 
-def has_definition(path: MetaGradient) -> bool:
-    """Whether a path has a definition in closed form; one that draws at random has none."""
-    return isinstance(path, (Displacement, Implicit, Sweep))
+def why_undefined(learner: Any, meta: Meta) -> str | None:
+    """Why the definition of a learner's gradient cannot be computed here; None where it can."""
+    path = learner.gradient
+    if not isinstance(path, (Displacement, Implicit, Sweep)):
+        return "its gradient draws at random"
+    count = sum(leaf.numel() for leaf in tree.leaves(learned(meta)))
+    if isinstance(path, Implicit) and count > _DENSE:
+        return f"{count} numbers are too many to solve for directly: ask with fewer than {_DENSE}"
+    return None
 
 
 def gradient_equals_its_definition(learner: Any, meta: Meta, episodes: Episode) -> None:

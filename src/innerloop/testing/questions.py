@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from innerloop.core import tree
-from innerloop.core.learner import STATISTICS, MetaLearner
+from innerloop.core.learner import FROZEN, STATISTICS, MetaLearner
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
 from innerloop.core.types import Batch, Episode, Meta
@@ -60,11 +60,12 @@ def vmap_chunks_and_loop_agree(learner: Any, meta: Meta, episodes: Episode) -> N
 
 
 def gradient_is_shaped_like_meta(learner: Any, meta: Meta, episodes: Episode) -> None:
-    """The gradient has the leaves of `meta`; running statistics get zero."""
+    """The gradient has the leaves of `meta`; running statistics and frozen weights get zero."""
     grads, _ = estimate(learner, meta, episodes)
     shapes, expected = ({p: leaf.shape for p, leaf in tree.flatten(t).items()} for t in (grads, meta))
     assert shapes == expected, "not shaped like meta"
-    assert all(not leaf.any() for leaf in tree.leaves(grads.get(STATISTICS, {}))), "statistics moved"
+    for name in (STATISTICS, FROZEN):
+        assert all(not leaf.any() for leaf in tree.leaves(grads.get(name, {}))), f"{name} moved"
 
 
 def gradient_equals_finite_differences(

@@ -74,11 +74,7 @@ class RunConfig:
         """The algorithm around its model, with the tasks' loss and sizes where none are given."""
         module = module or build_model(self.model, self.algorithm, spec)
         cls, arguments = _resolve("algorithm", self.algorithm)
-        known = {"loss": spec.loss, "ways": spec.outputs, "targets": spec.outputs}
-        known |= {"classes": (spec.classes or {}).get("train")}
-        for name in known.keys() & parameters(cls).keys():
-            arguments.setdefault(name, known[name])
-        return cls(module, **arguments)
+        return cls(module, **decided_by_tasks(cls, spec) | arguments)
 
 
 def describe(learner: ModuleLearner, source: TaskSource, train: TrainConfig) -> RunConfig:
@@ -89,6 +85,13 @@ def describe(learner: ModuleLearner, source: TaskSource, train: TrainConfig) -> 
         model=_described(learner.module, models.REGISTRY),
         train=train,
     )
+
+
+def decided_by_tasks(cls: type[ModuleLearner], spec: TaskSpec) -> dict[str, Any]:
+    """The arguments of an algorithm that follow from the tasks, where it takes them."""
+    known = {"loss": spec.loss, "ways": spec.outputs, "targets": spec.outputs}
+    known |= {"classes": (spec.classes or {}).get("train")}
+    return {name: value for name, value in known.items() if name in parameters(cls)}
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Plain]:
