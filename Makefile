@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint types clean
+.PHONY: help demo test quick lint types docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -33,9 +33,13 @@ lint: types ## ruff, pyright and the layers
 types: $(VENV)/.installed-dev ## pyright
 	$(BIN)/pyright
 
+docs: $(VENV)/.installed-docs ## build the documentation: docs/_build/html/index.html
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean: ## remove the environment, caches and build products (runs/ stays)
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist docs/_build docs/reference .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -53,4 +57,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing innerloop with its development tools (PyTorch is large: this can take minutes)"
 	@$(PIP) --editable '.[dev,tensorboard]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing innerloop with what builds its documentation"
+	@$(PIP) --editable '.[docs]'
 	@touch $(VENV)/.installed $@
