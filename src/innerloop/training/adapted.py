@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,11 +76,23 @@ class Adapted:
             raise ContractError("predict_proba of a regression", expected="a classifier", do="use predict")
         return self.outputs(x)[:, : len(self.classes)].softmax(-1)
 
+    def distribution(self, x: Examples) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the target at each input, [Q, F] both.
+
+        Raises:
+            ContractError: the learner predicts no distribution.
+        """
+        mean, sd = self._asked(self.learner.distribution, x)
+        return mean.cpu(), sd.cpu()
+
     def outputs(self, x: Examples) -> Tensor:
         """The model's outputs [Q, ways] or [Q, F]."""
+        return self._asked(self.learner.predict, x).cpu()
+
+    def _asked(self, of: Callable[[Meta, Fast, Tensor], Any], x: Examples) -> Any:
         device = tree.leaves(self.meta)[0].device
         with torch.no_grad(), running_in(first_order=True):
-            return self.learner.predict(self.meta, self.fast, as_inputs(x, "x").to(device)).cpu()
+            return of(self.meta, self.fast, as_inputs(x, "x").to(device))
 
     def values(self) -> tuple[dict[str, Tensor], str]:
         """What a file must hold to have this model again: tensors by path, and classes as JSON."""
@@ -93,7 +105,7 @@ class Adapted:
 
     @classmethod
     def from_values(cls, learner: ModuleLearner, tensors: dict[str, Tensor], classes: str) -> Adapted:
-        """The inverse of `values`."""
+        """The model that `values` gave as `tensors` and `classes`."""
         both = tree.unflatten(tensors)
         return cls(learner, both["meta"], both.get("fast", {}), json.loads(classes))
 
