@@ -24,6 +24,7 @@ from innerloop.tasks import Sinusoid
 
 #: Name of the algorithm -> settings that make it small and its inner loop real.
 ROWS: dict[str, dict[str, Any]] = {
+    "ALFA": {"inner_lr": 0.1, "inner_steps": 2},
     "ANIL": {"inner_lr": 0.1, "inner_steps": 2},
     "BOIL": {"inner_lr": 0.1, "inner_steps": 2},
     "Baseline": {"inner_lr": 0.1, "test_inner_steps": 3},
@@ -37,6 +38,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "MAML": {"inner_lr": 0.1, "inner_steps": 2},
     "MatchingNet": {},
     "MetaCurvature": {"inner_lr": 0.1, "inner_steps": 2},
+    "MetaLSTM": {"inner_steps": 3},
+    "MetaOptNet": {},
     "MetaSGD": {"inner_lr": 0.1, "inner_steps": 2},
     "MetaTransfer": {"inner_lr": 0.1, "inner_steps": 2},
     "ProtoNet": {},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from innerloop.core.registry import lazy
 
 if TYPE_CHECKING:
+    from innerloop.algorithms.alfa import ALFA
     from innerloop.algorithms.anil import ANIL
     from innerloop.algorithms.baseline import Baseline
     from innerloop.algorithms.baseline_plus_plus import BaselinePlusPlus
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from innerloop.algorithms.maml import MAML
     from innerloop.algorithms.matching_net import MatchingNet
     from innerloop.algorithms.meta_curvature import MetaCurvature
+    from innerloop.algorithms.meta_lstm import MetaLSTM
     from innerloop.algorithms.meta_sgd import MetaSGD
     from innerloop.algorithms.meta_transfer import MetaTransfer
+    from innerloop.algorithms.metaopt_net import MetaOptNet
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.reptile import Reptile
     from innerloop.algorithms.ridge_head import RidgeHead
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 #: Name of the class, of the flag and of the docs page -> its file.
 REGISTRY = {
+    "ALFA": "alfa",
     "ANIL": "anil",
     "BOIL": "boil",
     "Baseline": "baseline",
@@ -42,6 +46,8 @@ REGISTRY = {
     "MAML": "maml",
     "MatchingNet": "matching_net",
     "MetaCurvature": "meta_curvature",
+    "MetaLSTM": "meta_lstm",
+    "MetaOptNet": "metaopt_net",
     "MetaSGD": "meta_sgd",
     "MetaTransfer": "meta_transfer",
     "ProtoNet": "protonet",
@@ -51,6 +57,7 @@ REGISTRY = {
 }
 
 __all__ = [
+    "ALFA",
     "ANIL",
     "BOIL",
     "CAVIA",
@@ -59,11 +66,14 @@ __all__ = [
     "REGISTRY",
     "Baseline",
     "BaselinePlusPlus",
+    "ConditionalNeuralProcess",
     "ImplicitMAML",
     "LearningToAdapt",
     "LogisticHead",
     "MatchingNet",
     "MetaCurvature",
+    "MetaLSTM",
+    "MetaOptNet",
     "MetaSGD",
     "MetaTransfer",
     "ProtoNet",

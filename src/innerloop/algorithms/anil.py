@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import linear
-
-from innerloop.algorithms.base import GradientLearner
-from innerloop.core.learner import STATISTICS
-from innerloop.core.mode import mode
-from innerloop.core.types import Batch, Fast, Meta
+from innerloop.algorithms.head import HeadLearner
 from innerloop.gradients import Unrolled
 
 
-class ANIL(GradientLearner):
+class ANIL(HeadLearner):
     """Almost no inner loop: the body is shared by all tasks, and only the last layer adapts.
 
     Inner loop: h_{k+1} = h_k - inner_lr * grad_h L_S(body, h_k), for the parameters h of the
@@ -50,19 +44,3 @@ class ANIL(GradientLearner):
     """
 
     gradient = Unrolled()
-
-    def adapts(self) -> set[str]:
-        return self.net.head_names()
-
-    def begin(self, meta: Meta, support: Batch) -> Fast:
-        fast = super().begin(meta, support)
-        if not mode().whole:
-            return fast
-        features = self.net.before_head(meta["params"], support.x, statistics=meta.get(STATISTICS))
-        return fast if features is None else fast | {"features": features}
-
-    def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        if "features" not in fast:
-            return super().support_outputs(meta, fast, params, inputs)
-        head = {name.rpartition(".")[2]: value for name, value in params.items()}
-        return linear(fast["features"], head["weight"], head.get("bias"))

@@ -17,6 +17,8 @@ from innerloop.core.types import Batch, Fast, Loss, Meta
 
 #: The name under which `meta` may hold running statistics: averaged over tasks, never differentiated.
 STATISTICS = "statistics"
+#: The name under which `meta` may hold weights that no outer step moves: kept with it, never differentiated.
+FROZEN = "frozen"
 #: The name under which `fast` may hold the task's own data: no step changes it, nothing differentiates it.
 DATA = "data"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innerloop.core import tree
 from innerloop.core.compiled import compiler_of, eagerly
-from innerloop.core.learner import STATISTICS, MetaLearner
+from innerloop.core.learner import FROZEN, STATISTICS, MetaLearner
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
 from innerloop.core.rng import tensor_keys
@@ -195,13 +195,12 @@ class MetaGradient(ABC):
 
 def learned(meta: Meta) -> Meta:
     """The part of `meta` that the outer gradient is taken with respect to."""
-    return {name: node for name, node in meta.items() if name != STATISTICS}
+    return {name: node for name, node in meta.items() if name not in (STATISTICS, FROZEN)}
 
 
-def with_statistics(grads: Meta, meta: Meta) -> Meta:
-    """Gradients of the learned part, shaped like the whole `meta`."""
-    rest = {STATISTICS: tree.zeros_like(meta[STATISTICS])} if STATISTICS in meta else {}
-    return grads | rest
+def shaped_like(meta: Meta, grads: Meta) -> Meta:
+    """Gradients of the learned part with zeros for the rest, shaped like the whole `meta`."""
+    return {name: grads[name] if name in grads else tree.zeros_like(node) for name, node in meta.items()}
 
 
 def work(meta: Meta, episodes: Episode) -> float:

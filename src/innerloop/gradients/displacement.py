@@ -13,7 +13,7 @@ from innerloop.core.learner import MetaLearner, adapt
 from innerloop.core.mode import running_in
 from innerloop.core.types import Episode, Meta, Tree
 from innerloop.core.vectorise import Lift
-from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
+from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like
 from innerloop.gradients.chain import as_episodes, as_tree
 
 
@@ -42,7 +42,7 @@ class Displacement(MetaGradient):
 
         key = ("displacement", settings(learner))
         found = tasks.run(moved, key, meta, as_tree(tasks.episodes), tasks.keys)
-        return Estimate(with_statistics(found["moves"], meta), found["loss"], found["statistics"])
+        return Estimate(shaped_like(meta, found["moves"]), found["loss"], found["statistics"])
 
     def passes(self, steps: int) -> float:
         return 3.0 * steps

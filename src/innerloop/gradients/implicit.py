@@ -14,7 +14,7 @@ from innerloop.core.errors import ConfigError, ContractError, check_count, check
 from innerloop.core.learner import MetaLearner, outer_weights
 from innerloop.core.types import Meta
 from innerloop.core.vectorise import Lift
-from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
+from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like
 from innerloop.gradients.chain import Chain, held, inputs_of, moving, pulled
 
 Vectors = list[Tensor]  # leaves [T, ...]: one vector for each task
@@ -96,7 +96,7 @@ class Implicit(MetaGradient):
                 do="use Unrolled or Recompute, or a learner with a proximal inner loss",
             )
         total = [a + b for a, b in zip(_filled(direct, leaves), _filled(through, leaves), strict=True)]
-        grads = with_statistics(tree.rebuild(learned(meta), total), meta)
+        grads = shaped_like(meta, tree.rebuild(learned(meta), total))
         return Estimate(grads, losses.detach(), judged["statistics"], {"residual": residual})
 
     def passes(self, steps: int) -> float:

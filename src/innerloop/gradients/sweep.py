@@ -19,7 +19,7 @@ from innerloop.core.compiled import settings
 from innerloop.core.learner import MetaLearner, outer_weights
 from innerloop.core.types import Fast, Meta, Tree
 from innerloop.core.vectorise import Lift
-from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, with_statistics
+from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like
 from innerloop.gradients.carry import carried, resumed, steps_done
 from innerloop.gradients.chain import Chain, as_episodes, as_tree, held, inputs_of, moving, pulled
 
@@ -66,7 +66,7 @@ class Sweep(MetaGradient, ABC):
             cotangents = found["cotangents"]
             last = last or {name: found[name] for name in ("loss", "statistics", "fast")}
             del found
-        grads = with_statistics(tree.rebuild(learned(meta), total), meta)
+        grads = shaped_like(meta, tree.rebuild(learned(meta), total))
         carry = carried(tasks, first + learner.inner_steps, last["fast"], self.horizon)
         return Estimate(grads, last["loss"], last["statistics"], carry=carry)
 

@@ -104,6 +104,8 @@ class TrainConfig:
         steps: outer steps.
         tasks_per_step: tasks in each.
         seed: of weights, tasks and everything else.
+        start: a run folder: training begins with those of its best weights that have the names and shapes of
+            the model's; None begins with fresh ones. A run that is resumed does not read it again.
         gradient: how the meta-gradient is obtained: an object of `innerloop.gradients`, its name, or
             its name with arguments; None is the algorithm's own way.
         tasks_axis: `auto`, `vmap`, `loop` or a chunk size: changes speed and memory, and results by
@@ -126,6 +128,7 @@ class TrainConfig:
     steps: int = 1000
     tasks_per_step: int = 4
     seed: int = 0
+    start: str | None = None
     gradient: GradientChoice = None
     tasks_axis: Literal["auto", "vmap", "loop"] | int = "auto"
     memory: Literal["auto"] | float | None = "auto"

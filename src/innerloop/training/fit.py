@@ -15,6 +15,7 @@ from innerloop.training.folder import RunFolder
 from innerloop.training.interrupt import Interrupt
 from innerloop.training.loop import Training
 from innerloop.training.run import Run
+from innerloop.training.transfer import started
 
 Existing = Literal["refuse", "resume", "overwrite"]
 
@@ -69,10 +70,12 @@ def start(
     """A training run that is checked and ready to iterate over, its folder made or resumed."""
     check_fit(learner, tasks, config)
     resumed = existing == "resume" and folder is not None and folder.exists
+    goes_on = resumed and folder is not None and bool(folder.checkpoints())
+    begin = None if config.start is None or goes_on else started(learner, config.start, config.seed)
     if folder is not None and not resumed:
         text = describe(learner, tasks, config).to_yaml()
         folder.create(text, tasks.spec.to_json(), overwrite=existing == "overwrite")
-    training = Training(learner, tasks, config, folder)
+    training = Training(learner, tasks, config, folder, begin)
     if resumed:
         training.resume()
     return training

@@ -162,6 +162,16 @@ class RunFolder:
             )
         return None
 
+    def best_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The checkpoint of the best validation score; if it is damaged or not there yet, the newest one."""
+        try:
+            return self.load_checkpoint("best")
+        except DataError as error:
+            found = self.newest_checkpoint()
+            if found is None:
+                raise error
+            return found
+
     def prune_checkpoints(self, keep: int) -> None:
         """Delete all numbered checkpoints but the newest `keep`."""
         for name in self.checkpoints()[keep:]:

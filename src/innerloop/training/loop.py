@@ -53,15 +53,21 @@ class Training:
 
     Args:
         folder: where to write; None keeps everything in memory.
+        begin: meta-parameters to begin with; None begins with those that the learner draws.
     """
 
     def __init__(
-        self, learner: ModuleLearner, tasks: TaskSource, config: TrainConfig, folder: RunFolder | None = None
+        self,
+        learner: ModuleLearner,
+        tasks: TaskSource,
+        config: TrainConfig,
+        folder: RunFolder | None = None,
+        begin: Meta | None = None,
     ) -> None:
         self.learner, self.tasks, self.config, self.folder = learner, tasks, config, folder
         learner.to(config.device)
         self.untrained: Meta = learner.init(generator(config.seed, "init"))
-        self.state = new_state(self.untrained, config.optimizer, config.device)
+        self.state = new_state(begin or self.untrained, config.optimizer, config.device)
         self.best_meta: Meta | None = None
         self.seconds = 0.0
         self.events = EventFiles(folder, config.log)

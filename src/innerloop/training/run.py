@@ -12,7 +12,7 @@ from torch import nn
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
-from innerloop.core.errors import ConfigError, ContractError, DataError
+from innerloop.core.errors import ConfigError, ContractError
 from innerloop.core.functional import BatchNormPolicy, FunctionalModule
 from innerloop.core.learner import STATISTICS
 from innerloop.core.rng import generator
@@ -143,13 +143,7 @@ def load(
     spec = TaskSpec.from_json(folder.read(SPEC)) if tasks is None else tasks.spec
     learner = config.build_learner(spec, module=module)
     learner.to(config.train.device)
-    try:
-        tensors, values = folder.load_checkpoint("best")
-    except DataError as error:
-        found = folder.newest_checkpoint()
-        if found is None:
-            raise error
-        tensors, values = found
+    tensors, values = folder.best_checkpoint()
     meta = _fitting(learner, config, tensors, folder)
     run = Run(learner, meta, spec=spec, config=config, step=values["step"], tasks=tasks)
     run.folder = folder

@@ -1,0 +1,37 @@
+"""What the learners share whose inner loop adapts the head alone."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+from torch import Tensor
+from torch.nn.functional import linear
+
+from innerloop.algorithms.base import GradientLearner
+from innerloop.core.learner import STATISTICS
+from innerloop.core.mode import mode
+from innerloop.core.types import Batch, Fast, Meta
+
+
+class HeadLearner(GradientLearner, ABC):
+    """Adapts the parameters of the module's last layer that has any.
+
+    What this layer is given for the support is computed once, where the layer is linear, the module ends
+    with it, and nothing is dropped.
+    """
+
+    def adapts(self) -> set[str]:
+        return self.net.head_names()
+
+    def begin(self, meta: Meta, support: Batch) -> Fast:
+        fast = super().begin(meta, support)
+        if not mode().whole:
+            return fast
+        features = self.net.before_head(self.weights(meta), support.x, statistics=meta.get(STATISTICS))
+        return fast if features is None else fast | {"features": features}
+
+    def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        if "features" not in fast:
+            return super().support_outputs(meta, fast, params, inputs)
+        head = {name.rpartition(".")[2]: value for name, value in params.items()}
+        return linear(fast["features"], head["weight"], head.get("bias"))
