@@ -33,6 +33,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ConditionalNeuralProcess": {"representation": 4, "encoder": (8,), "decoder": (8,)},
     "FOMAML": {"inner_lr": 0.1, "inner_steps": 2},
     "ImplicitMAML": {"inner_lr": 0.05, "inner_steps": 2, "proximal": 2.0},
+    "LearnedAggregation": {"inner_lr": 0.1, "inner_steps": 2, "attention": 0.5},
     "LearningToAdapt": {"inner_lr": 0.1, "inner_steps": 2},
     "LogisticHead": {"newton_steps": 2, "init_lambda": 0.5},
     "MAML": {"inner_lr": 0.1, "inner_steps": 2},

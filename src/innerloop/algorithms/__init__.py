@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from innerloop.algorithms.conditional_neural_process import ConditionalNeuralProcess
     from innerloop.algorithms.fomaml import FOMAML
     from innerloop.algorithms.implicit_maml import ImplicitMAML
+    from innerloop.algorithms.learned_aggregation import LearnedAggregation
     from innerloop.algorithms.learning_to_adapt import LearningToAdapt
     from innerloop.algorithms.logistic_head import LogisticHead
     from innerloop.algorithms.maml import MAML
@@ -41,6 +42,7 @@ REGISTRY = {
     "ConditionalNeuralProcess": "conditional_neural_process",
     "FOMAML": "fomaml",
     "ImplicitMAML": "implicit_maml",
+    "LearnedAggregation": "learned_aggregation",
     "LearningToAdapt": "learning_to_adapt",
     "LogisticHead": "logistic_head",
     "MAML": "maml",
@@ -68,6 +70,7 @@ __all__ = [
     "BaselinePlusPlus",
     "ConditionalNeuralProcess",
     "ImplicitMAML",
+    "LearnedAggregation",
     "LearningToAdapt",
     "LogisticHead",
     "MatchingNet",

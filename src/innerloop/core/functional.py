@@ -290,19 +290,30 @@ def inner_gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
 
     This is the one place after which a second derivative may be taken.
     """
+    return inner_gradient_and_loss(loss, params)[0]
+
+
+def inner_gradient_and_loss(loss: Callable[[Params], Tensor], params: Params) -> tuple[Params, Tensor]:
+    """The same with the loss itself, for a learner that looks at both; as constant as the gradient."""
     tape = mode().tape
-    return _inner_gradient(loss, params) if tape is None else tape(lambda: _inner_gradient(loss, params))
+    found = dict(_both(loss, params) if tape is None else tape(lambda: _both(loss, params)))
+    return found, found.pop(_LOSS)
 
 
-def _inner_gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
+_LOSS = ""  # no parameter has this name
+
+
+def _both(loss: Callable[[Params], Tensor], params: Params) -> Params:
     first_order = mode().first_order
     with nullcontext() if first_order else TwiceDifferentiable():
         if not _transforming():
             return _plain_gradient(loss, params, keep=not first_order)
         if first_order:
             with torch.no_grad():
-                return torch.func.grad(loss)({name: p.detach() for name, p in params.items()})
-        return torch.func.grad(loss)(params)
+                grads, value = torch.func.grad_and_value(loss)({n: p.detach() for n, p in params.items()})
+        else:
+            grads, value = torch.func.grad_and_value(loss)(params)
+        return grads | {_LOSS: value}
 
 
 def _plain_gradient(loss: Callable[[Params], Tensor], params: Params, *, keep: bool) -> Params:
@@ -313,10 +324,11 @@ def _plain_gradient(loss: Callable[[Params], Tensor], params: Params, *, keep: b
             name: p.view_as(p) if keep and p.requires_grad else p.detach().requires_grad_()
             for name, p in params.items()
         }
+        value = loss(given)
         found = torch.autograd.grad(
-            loss(given), list(given.values()), create_graph=keep, allow_unused=True, materialize_grads=True
+            value, list(given.values()), create_graph=keep, allow_unused=True, materialize_grads=True
         )
-    return dict(zip(params, found, strict=True))
+    return dict(zip(params, found, strict=True)) | {_LOSS: value if keep else value.detach()}
 
 
 def _transforming() -> bool:
