@@ -134,10 +134,15 @@ def test_the_documentation_builds_without_a_warning_or_a_network(tmp_path: Path)
 @pytest.mark.slow
 def test_planted_gaps_fail_the_build(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="pip install -e '.[docs]'")
-    made = build(copied(tmp_path), "\n".join(PLANTS), builder="dummy")
+    source = copied(tmp_path)
+    with (source / "concepts.md").open("a", encoding="utf-8") as page:
+        page.write("\n{py:obj}`innerloop.gradients.Gone` and [nowhere](gone.md)\n")
+    made = build(source, "\n".join(PLANTS), builder="dummy")
     assert made.returncode == 1
     for told in PLANTS.values():
         assert f"WARNING: undocumented: {told}" in made.stderr
+    assert "reference target not found: innerloop.gradients.Gone" in made.stderr
+    assert "gone.md" in made.stderr
 
 
 def test_what_comes_from_elsewhere_is_seen() -> None:
