@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from innerloop.algorithms.base import GradientLearner
-from innerloop.core.learner import STATISTICS
+from innerloop.core.functional import Params
+from innerloop.core.learner import DATA, STATISTICS
 from innerloop.core.mode import mode
 from innerloop.core.types import Batch, Fast, Meta
 
@@ -33,5 +36,24 @@ class HeadLearner(GradientLearner, ABC):
     def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
         if "features" not in fast:
             return super().support_outputs(meta, fast, params, inputs)
-        head = {name.rpartition(".")[2]: value for name, value in params.items()}
-        return linear(fast["features"], head["weight"], head.get("bias"))
+        return _outputs(params, fast["features"])
+
+    def predict_each(self, meta: Meta, states: Iterable[Fast], inputs: Tensor) -> list[Tensor]:
+        outputs, features = [], None
+        for count, fast in enumerate(states):
+            if count == 0:
+                support = fast.get(DATA, {}).get("support", inputs[:0])
+                both, rows = torch.cat([support, inputs]), len(support)
+                weights, statistics = self.weights(meta), meta.get(STATISTICS)
+                features = self.net.before_head(weights, both, rows=rows or None, statistics=statistics)
+            if features is None:
+                outputs.append(self.predict(meta, fast, inputs))
+            else:
+                outputs.append(_outputs(fast["params"], features[-len(inputs) :]))
+        return outputs
+
+
+def _outputs(params: Params, features: Tensor) -> Tensor:
+    """What a linear last layer makes of its input [S, D]."""
+    head = {name.rpartition(".")[2]: value for name, value in params.items()}
+    return linear(features, head["weight"], head.get("bias"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +98,16 @@ class PooledLearner(ModuleLearner, ABC):
         return fast | {"head": head, "velocity": grads}
 
     def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
-        support = fast[DATA]["support"] if self.net.needs_support else None
-        return self.logits(fast["head"], self._embedded(meta, inputs, support))
+        return self.predict_each(meta, [fast], inputs)[0]
+
+    def predict_each(self, meta: Meta, states: Iterable[Fast], inputs: Tensor) -> list[Tensor]:
+        outputs, embedded = [], None
+        for fast in states:
+            if embedded is None:
+                support = fast[DATA]["support"] if self.net.needs_support else None
+                embedded = self._embedded(meta, inputs, support)
+            outputs.append(self.logits(fast["head"], embedded))
+        return outputs
 
     def query_loss(self, meta: Meta, fast: Fast, query: Batch) -> tuple[Tensor, Fast]:
         """In training, of all examples of the batch: there is nothing that sets its support apart."""

@@ -247,7 +247,9 @@ class FunctionalModule:
         owner = next(reversed([n.rpartition(".")[0] for n, _ in self._module.named_parameters()]), "")
         return {n for n, _ in self._module.named_parameters() if n.rpartition(".")[0] == owner}
 
-    def before_head(self, params: Params, x: Tensor, *, statistics: Params | None = None) -> Tensor | None:
+    def before_head(
+        self, params: Params, x: Tensor, *, rows: int | None = None, statistics: Params | None = None
+    ) -> Tensor | None:
         """What a linear last layer is given for `x` [S, D]; None unless outputs are that layer's own of it.
 
         Where they are, whatever comes before may be computed once for any number of steps of the head.
@@ -262,7 +264,7 @@ class FunctionalModule:
                 return None
             hook = head.register_forward_hook(lambda *call: seen.append((call[1][0], call[2])))
             try:
-                outputs = self._pass(module, params, x, None, statistics)
+                outputs = self._pass(module, params, x, rows, statistics)
             finally:
                 hook.remove()
         given, made = seen[-1] if len(seen) == 1 else (outputs, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import torch
@@ -61,6 +61,10 @@ class MetaLearner(ABC):
     @abstractmethod
     def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
         """Outputs [Q, ...] for inputs [Q, ...], from an adapted state."""
+
+    def predict_each(self, meta: Meta, states: Iterable[Fast], inputs: Tensor) -> list[Tensor]:
+        """`predict` from several states of one task, for learners to which most of the work is the same."""
+        return [self.predict(meta, fast, inputs) for fast in states]
 
     def displaced(self, meta: Meta, fast: Fast) -> Meta:
         """`meta` with the adapted values in place of the initial ones, for `Displacement`."""

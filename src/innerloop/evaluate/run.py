@@ -159,7 +159,8 @@ def evaluate(
     def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with running_in(training=False, first_order=True, key=key):
             reached = enumerate(states(learner, meta, episode.support, steps))
-            outputs = [learner.predict(meta, fast, episode.query.x) for k, fast in reached if k in at]
+            judged = (fast for k, fast in reached if k in at)
+            outputs = learner.predict_each(meta, judged, episode.query.x)
         # The argmax of NaN is a label like any other: a model that overflowed must not score by it.
         scored = [_guarded(score(spec.metric, o, episode.query.y), o) for o in outputs]
         beside = {name: score(spec.metric, rival(episode), episode.query.y) for name, rival in rivals.items()}

@@ -14,6 +14,8 @@ from cases import CASES, Case
 from innerloop.algorithms import MAML, ProtoNet
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError
+from innerloop.core.learner import states
+from innerloop.core.mode import count_ways, running_in
 from innerloop.core.rng import Rng
 from innerloop.core.types import Batch, Episode, Meta
 from innerloop.core.vectorise import take
@@ -289,3 +291,17 @@ def test_a_learner_that_embeds_guesses_without_support() -> None:
     found = evaluate(learner, meta, source, FixedEpisodes("test", 4), untrained=meta)
     assert found.baselines["no_adaptation"] == [1 / 3] * 4
     assert len(tree.leaves(meta)) > 0
+
+
+# --- several states at once ------------------------------------------------------------------------------
+
+
+def test_predictions_from_several_states_are_those_from_each(case: Case) -> None:
+    learner, meta, episode = case.learner(), case.meta(), take(case.episodes(1), 0)
+    with torch.no_grad(), running_in(ways=count_ways(episode.support.y), first_order=True):
+        reached = list(states(learner, meta, episode.support, learner.test_inner_steps))
+        together = learner.predict_each(meta, iter(reached), episode.query.x)
+        for fast, outputs in zip(reached, together, strict=True):
+            torch.testing.assert_close(
+                outputs, learner.predict(meta, fast, episode.query.x), rtol=0, atol=1e-12
+            )
