@@ -270,4 +270,6 @@ def published_problems(text: str) -> list[str]:
     figures = published(text)
     wrong = [] if figures else [f"neither figures nor '{NONE_PUBLISHED}'"]
     wrong += [f"{figure.dataset} without a source in brackets" for figure in figures if not figure.source]
+    unnamed = [f.dataset for f in figures if not re.search(r"[A-Z]|^sinusoid$", f.dataset)]
+    wrong += [f"figures of {name!r}, which is no dataset" for name in unnamed]
     return wrong + [f"{f.dataset} without a number" for f in figures if not re.search(r"\b\d", f.figures)]

@@ -39,8 +39,9 @@ class CAVIA(GradientLearner):
 
     Strengths: little to store for each task, little to overfit with, and a step size that matters little;
     not where tasks differ by more than a few numbers can tell.
-    Published: miniImageNet 5-way 1-shot 51.82 +- 0.65, 5-way 5-shot 65.85 +- 0.55 with 512 filters, and 47.24
-    +- 0.65, 59.05 +- 0.54 with 32 (secondary sources).
+    Published: miniImageNet 5-way 1-shot 51.82 +- 0.65, 5-way 5-shot 65.85 +- 0.55 (secondary sources, 512
+    filters); miniImageNet 5-way 1-shot 47.24 +- 0.65, 5-way 5-shot 59.05 +- 0.54 (secondary sources, 32
+    filters).
 
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; where contexts are concatenated, from

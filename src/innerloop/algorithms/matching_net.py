@@ -32,8 +32,9 @@ class MatchingNet(EmbeddingLearner):
     Strengths: a class may have several modes, since no mean stands for it; with one shot it is a cosine
         `ProtoNet`. Since a cosine is at most 1, attention is never sharp at scale 1, and the loss stays high.
     Published: Omniglot 5-way 1-shot 98.1, 5-way 5-shot 98.9, 20-way 1-shot 93.8, 20-way 5-shot 98.5;
-        miniImageNet 5-way 1-shot 43.40 +- 0.78, 5-way 5-shot 51.09 +- 0.71, with full context 43.56 +- 0.84
-        and 55.31 +- 0.73 (Snell et al. 2017, tables 1 and 2).
+    miniImageNet 5-way 1-shot 43.40 +- 0.78, 5-way 5-shot 51.09 +- 0.71 (Snell et al. 2017, tables 1 and 2);
+    miniImageNet 5-way 1-shot 43.56 +- 0.84, 5-way 5-shot 55.31 +- 0.73 (Snell et al. 2017, table 2, with
+    full context).
 
     Args:
         module: any `nn.Module` from [S, ...] to an embedding [S, D]; pretrained weights are kept.

@@ -33,8 +33,9 @@ class MetaCurvature(GradientLearner):
 
     Strengths: few-shot classification with MAML's cost and a better inner step; where layers are wide, the
     matrices are as large as the weights themselves.
-    Published: miniImageNet 5-way 1-shot 54.08 +- 0.93, 5-way 5-shot 67.99 +- 0.73 with 64 filters, and 55.73
-    +- 0.94, 70.30 +- 0.72 with 128 (secondary sources, which do not tell of which variant).
+    Published: miniImageNet 5-way 1-shot 54.08 +- 0.93, 5-way 5-shot 67.99 +- 0.73 (secondary sources, 64
+    filters; which variant they do not tell); miniImageNet 5-way 1-shot 55.73 +- 0.94, 5-way 5-shot 70.30 +-
+    0.72 (likewise, 128 filters).
 
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.

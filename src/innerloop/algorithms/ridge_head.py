@@ -31,8 +31,8 @@ class RidgeHead(EmbeddingLearner):
 
     Strengths: the head is the minimum of a loss and not a mean, so it uses correlated features well, and it
         serves regression too. A class that is no half-space of the features is beyond it.
-    Published: miniImageNet 5-way 1-shot 51.2 +- 0.6, 5-way 5-shot 68.8 +- 0.1 (Lee et al. 2019,
-        table 1), with a network of more filters than Conv4 has here.
+    Published: miniImageNet 5-way 1-shot 51.2 +- 0.6, 5-way 5-shot 68.8 +- 0.1 (Lee et al. 2019, table 1,
+    with a network of more filters than Conv4 has here).
 
     Args:
         module: any `nn.Module` from [S, ...] to an embedding [S, D]; pretrained weights are kept.

@@ -39,8 +39,8 @@ class TNet(GradientLearner):
 
     Strengths: few steps on a task, since the metric is learned, and less sensitive to `inner_lr`; `meta`
     grows by o^2 numbers a layer.
-    Published: with masks (MT-net) Omniglot 5-way 1-shot 99.5, 20-way 1-shot 96.2; miniImageNet 5-way 1-shot
-    51.7 +- 1.84 (secondary sources).
+    Published: Omniglot 5-way 1-shot 99.5, 20-way 1-shot 96.2; miniImageNet 5-way 1-shot 51.7 +- 1.84
+    (secondary sources, with masks: MT-net).
 
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs] with linear layers or convolutions.
