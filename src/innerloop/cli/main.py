@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "judge a run on unseen tasks, beside baselines, with intervals"),
     "compare": Command("compare", "judge several runs on the same tasks, with paired differences"),
     "adapt": Command("adapt", "learn new classes from a few images each, and label other images"),
+    "bench": Command("bench", "compare algorithms, or optimizers, on equal terms, in one table"),
     "check": Command("check", "ask an algorithm, of ours or of yours, whether it does what it should"),
     "plan": Command("plan", "say what each gradient path would cost, before anything is trained"),
     "list": Command("list", "name the algorithms, tasks, models, gradients or recipes there are"),

@@ -1,0 +1,1 @@
+"""Comparisons that take minutes: learners, and optimizers, beside their rivals."""
