@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from innerloop.tasks.arrays import Arrays
     from innerloop.tasks.base import TaskSource
     from innerloop.tasks.cart import Cart
+    from innerloop.tasks.features import Features
     from innerloop.tasks.gaussian_process_curves import GaussianProcessCurves
     from innerloop.tasks.glyphs import Glyphs
     from innerloop.tasks.harmonic import Harmonic
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 REGISTRY: dict[str, str] = {
     "Arrays": "arrays",
     "Cart": "cart",
+    "Features": "features",
     "GaussianProcessCurves": "gaussian_process_curves",
     "Glyphs": "glyphs",
     "Harmonic": "harmonic",
@@ -42,6 +44,7 @@ __all__ = [
     "REGISTRY",
     "Arrays",
     "Cart",
+    "Features",
     "GaussianProcessCurves",
     "Glyphs",
     "Harmonic",

@@ -67,23 +67,10 @@ class Arrays(ClassTasks):
             train_shots=train_shots,
             train_queries=train_queries,
         )
-        examples, labels = _examples(x), _labels(y)
-        if len(examples) != len(labels):
-            raise DataError(
-                f"x with {len(examples)} rows and y with {len(labels)}",
-                expected="one label for each example",
-                do="pass arrays of equal length",
-            )
-        names, ids, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        examples, counts, names = sorted_by_class(as_examples(x), as_labels(y))
         splits = by_class(len(names), val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
-        self._set_store(
-            ExampleStore(
-                examples[np.argsort(ids, kind="stable")],
-                counts.astype(np.int64),
-                tuple(str(name) for name in names),
-                {split: Pool.of(members) for split, members in splits.items()},
-            )
-        )
+        pools = {split: Pool.of(members) for split, members in splits.items()}
+        self._set_store(ExampleStore(examples, counts, names, pools))
 
     @classmethod
     def tiny(cls) -> Self:
@@ -91,6 +78,21 @@ class Arrays(ClassTasks):
         store = stroke_store()
         labels = np.repeat(np.arange(len(store.counts)), store.counts)
         return cls(store.examples, labels, ways=3, shots=1, queries=3)
+
+
+def sorted_by_class(
+    examples: NDArray[Any], labels: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...]]:
+    """Examples class by class in the order of their labels, the number of each, and its name."""
+    if len(examples) != len(labels):
+        raise DataError(
+            f"x with {len(examples)} rows and y with {len(labels)}",
+            expected="one label for each example",
+            do="pass arrays of equal length",
+        )
+    names, ids, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(ids, kind="stable")
+    return examples[order], counts.astype(np.int64), tuple(str(name) for name in names)
 
 
 def _array(name: str, values: ArrayLike | torch.Tensor) -> NDArray[Any]:
@@ -104,7 +106,7 @@ def _array(name: str, values: ArrayLike | torch.Tensor) -> NDArray[Any]:
         ) from error
 
 
-def _examples(x: ArrayLike | torch.Tensor) -> NDArray[Any]:
+def as_examples(x: ArrayLike | torch.Tensor) -> NDArray[Any]:
     """uint8 as it is, any other number as finite float32."""
     values = _array("x", x)
     if values.dtype.kind not in "biuf":
@@ -133,7 +135,8 @@ def _examples(x: ArrayLike | torch.Tensor) -> NDArray[Any]:
     return values
 
 
-def _labels(y: ArrayLike | torch.Tensor) -> NDArray[Any]:
+def as_labels(y: ArrayLike | torch.Tensor) -> NDArray[Any]:
+    """Whole numbers or strings [N]."""
     labels = _array("y", y)
     if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
         raise DataError(
