@@ -34,9 +34,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "FOMAML": {"inner_lr": 0.1, "inner_steps": 2},
     "ImplicitMAML": {"inner_lr": 0.05, "inner_steps": 2, "proximal": 2.0},
     "LearnedAggregation": {"inner_lr": 0.1, "inner_steps": 2, "attention": 0.5},
+    "LearnedOptimizer": {"inner_steps": 3, "test_inner_steps": 3, "init_scale": None},
     "LearningToAdapt": {"inner_lr": 0.1, "inner_steps": 2},
     "LogisticHead": {"newton_steps": 2, "init_lambda": 0.5},
     "MAML": {"inner_lr": 0.1, "inner_steps": 2},
+    "MANN": {"slots": 8, "width": 5, "reads": 2, "hidden": 6},
     "MatchingNet": {},
     "MetaCurvature": {"inner_lr": 0.1, "inner_steps": 2},
     "MetaLSTM": {"inner_steps": 3},
@@ -46,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ProtoNet": {},
     "Reptile": {"inner_lr": 0.01, "inner_steps": 3, "inner_batch": 3},
     "RidgeHead": {"init_lambda": 0.5, "init_scale": 2.0},
+    "SNAIL": {"max_length": 5, "filters": 3, "keys": (4, 3), "values": (3, 4)},
     "TNet": {"inner_lr": 0.1, "inner_steps": 2},
 }
 

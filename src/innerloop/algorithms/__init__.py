@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from innerloop.algorithms.fomaml import FOMAML
     from innerloop.algorithms.implicit_maml import ImplicitMAML
     from innerloop.algorithms.learned_aggregation import LearnedAggregation
+    from innerloop.algorithms.learned_optimizer import LearnedOptimizer
     from innerloop.algorithms.learning_to_adapt import LearningToAdapt
     from innerloop.algorithms.logistic_head import LogisticHead
     from innerloop.algorithms.maml import MAML
+    from innerloop.algorithms.mann import MANN
     from innerloop.algorithms.matching_net import MatchingNet
     from innerloop.algorithms.meta_curvature import MetaCurvature
     from innerloop.algorithms.meta_lstm import MetaLSTM
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.reptile import Reptile
     from innerloop.algorithms.ridge_head import RidgeHead
+    from innerloop.algorithms.snail import SNAIL
     from innerloop.algorithms.tnet import TNet
 
 #: Name of the class, of the flag and of the docs page -> its file.
@@ -43,9 +46,11 @@ REGISTRY = {
     "FOMAML": "fomaml",
     "ImplicitMAML": "implicit_maml",
     "LearnedAggregation": "learned_aggregation",
+    "LearnedOptimizer": "learned_optimizer",
     "LearningToAdapt": "learning_to_adapt",
     "LogisticHead": "logistic_head",
     "MAML": "maml",
+    "MANN": "mann",
     "MatchingNet": "matching_net",
     "MetaCurvature": "meta_curvature",
     "MetaLSTM": "meta_lstm",
@@ -55,6 +60,7 @@ REGISTRY = {
     "ProtoNet": "protonet",
     "Reptile": "reptile",
     "RidgeHead": "ridge_head",
+    "SNAIL": "snail",
     "TNet": "tnet",
 }
 
@@ -65,12 +71,15 @@ __all__ = [
     "CAVIA",
     "FOMAML",
     "MAML",
+    "MANN",
     "REGISTRY",
+    "SNAIL",
     "Baseline",
     "BaselinePlusPlus",
     "ConditionalNeuralProcess",
     "ImplicitMAML",
     "LearnedAggregation",
+    "LearnedOptimizer",
     "LearningToAdapt",
     "LogisticHead",
     "MatchingNet",
