@@ -265,10 +265,10 @@ def dropout_is_a_function_of_the_key(learner: Any, meta: Meta, episodes: Episode
     first, second = estimate(learner, meta, twice)[1].losses
     assert abs(float(first - second)) > 1e-6, "two tasks share their masks"
     episode = take(episodes, 0)
-    outputs = []
-    for task_key in (None, *inner_keys(2)):
-        with running_in(key=task_key, training=False):
-            outputs.append(predictions(learner, meta, episode, 0))
+    fast, ways, outputs = adapted(learner, meta, episode.support, 0), count_ways(episode.support.y), []
+    for task_key in (None, *inner_keys(2)):  # of one state: a learner may draw where a task starts
+        with torch.no_grad(), running_in(key=task_key, training=False, ways=ways, first_order=True):
+            outputs.append(learner.predict(meta, fast, episode.query.x))
     assert torch.equal(outputs[0], outputs[1]), "dropout is on in evaluation"
     assert torch.equal(outputs[0], outputs[2]), "dropout is on in evaluation"
 
