@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from innerloop.algorithms.learned_aggregation import LearnedAggregation
     from innerloop.algorithms.learned_optimizer import LearnedOptimizer
     from innerloop.algorithms.learning_to_adapt import LearningToAdapt
+    from innerloop.algorithms.leo import LEO
     from innerloop.algorithms.logistic_head import LogisticHead
     from innerloop.algorithms.maml import MAML
     from innerloop.algorithms.mann import MANN
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from innerloop.algorithms.meta_transfer import MetaTransfer
     from innerloop.algorithms.metaopt_net import MetaOptNet
     from innerloop.algorithms.protonet import ProtoNet
+    from innerloop.algorithms.relation_net import RelationNet
     from innerloop.algorithms.reptile import Reptile
     from innerloop.algorithms.ridge_head import RidgeHead
     from innerloop.algorithms.snail import SNAIL
@@ -45,6 +47,7 @@ REGISTRY = {
     "ConditionalNeuralProcess": "conditional_neural_process",
     "FOMAML": "fomaml",
     "ImplicitMAML": "implicit_maml",
+    "LEO": "leo",
     "LearnedAggregation": "learned_aggregation",
     "LearnedOptimizer": "learned_optimizer",
     "LearningToAdapt": "learning_to_adapt",
@@ -58,6 +61,7 @@ REGISTRY = {
     "MetaSGD": "meta_sgd",
     "MetaTransfer": "meta_transfer",
     "ProtoNet": "protonet",
+    "RelationNet": "relation_net",
     "Reptile": "reptile",
     "RidgeHead": "ridge_head",
     "SNAIL": "snail",
@@ -70,6 +74,7 @@ __all__ = [
     "BOIL",
     "CAVIA",
     "FOMAML",
+    "LEO",
     "MAML",
     "MANN",
     "REGISTRY",
@@ -89,6 +94,7 @@ __all__ = [
     "MetaSGD",
     "MetaTransfer",
     "ProtoNet",
+    "RelationNet",
     "Reptile",
     "RidgeHead",
     "TNet",

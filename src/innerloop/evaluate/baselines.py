@@ -59,7 +59,7 @@ def untrained_centroid(
 ) -> Baseline:
     """The nearest class mean in the features of the network before meta-training."""
     net = FunctionalModule(module, "support")
-    net.to(next(iter(params.values())).device)
+    net.to(next(iter(params.values()), torch.empty(0)).device)
 
     def outputs(episode: Episode) -> Tensor:
         rows = episode.support.x.shape[0]

@@ -153,7 +153,8 @@ def evaluate(
     device = tree.leaves(meta)[0].device
     rivals: Mapping[str, Baseline] = {}
     if untrained is not None:
-        params = {name: leaf.to(device) for name, leaf in untrained.get("params", {}).items()}
+        own = untrained.get("params") or learner.net.params()  # a learned optimizer keeps no weights of it
+        params = {name: leaf.to(device) for name, leaf in own.items()}
         rivals = baselines_for(spec, learner.module, params, learner.seen)
 
     def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -49,7 +49,7 @@ class Quadratics:
         self.dim = check_count("dim", dim)
         if variant not in _VARIANTS:
             raise unknown("variant", str(variant), _VARIANTS)
-        self.variant = variant
+        self.variant: Literal["paper", "code"] = variant
 
     @property
     def spec(self) -> TaskSpec:
@@ -80,7 +80,7 @@ class Quadratics:
         """
         if ways is not None or {shots, queries} - {None, self.dim}:
             raise ConfigError(
-                f"ways = {ways}, shots = {shots}, queries = {queries} for Quadratics of {self.dim} dimensions",
+                f"ways = {ways}, shots = {shots}, queries = {queries} for Quadratics({self.dim})",
                 expected="no ways, and no other sizes: a problem has as many rows as dimensions",
                 do="set dim",
             )
