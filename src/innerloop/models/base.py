@@ -28,6 +28,11 @@ class Model(nn.Module):
     def output_size(self) -> int:
         """The width of its outputs; of its embedding, where it ends before the head."""
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of an output before it was flattened: that of maps [C, H, W], where it ends with some."""
+        return (self.output_size,)
+
     @classmethod
     @abstractmethod
     def sizes_for(cls, spec: TaskSpec, *, embeds: bool) -> dict[str, Any]:

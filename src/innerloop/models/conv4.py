@@ -22,6 +22,7 @@ class Conv4(Model):
         width: filters of each block. The papers: 64 on Omniglot, 32 on miniImageNet with MAML.
         pooling: `stride` halves the image by stride 2 and ends with a spatial mean (MAML's Omniglot
             network); `max` by 2x2 max-pooling and ends flattened (ProtoNet's, and miniImageNet's).
+        halvings: how many blocks, the first of them, halve the image; 2 leaves maps to compare (RelationNet).
         norm: `batch`, `group` (8 channels a group), or `none`.
         dropout: probability of dropping a channel after each block in meta-training.
 
@@ -36,6 +37,7 @@ class Conv4(Model):
         size: int = 28,
         width: int = 64,
         pooling: Literal["stride", "max"] = "stride",
+        halvings: int = 4,
         norm: Literal["batch", "group", "none"] = "batch",
         dropout: float = 0.0,
     ) -> None:
@@ -44,6 +46,8 @@ class Conv4(Model):
             check_count(name, value, low=low)
         if ways is not None:
             check_count("ways", ways, low=2)
+        check_count("halvings", halvings, low=0)
+        check_range("halvings", halvings, high=4)
         check_range("dropout", dropout, low=0.0, high=0.99)
         for name, value, known in [
             ("pooling", pooling, ("stride", "max")),
@@ -54,13 +58,16 @@ class Conv4(Model):
                     f"{name} = {value!r}", expected=f"one of {', '.join(known)}", do="choose one"
                 )
         self.ways, self.channels, self.size, self.width = ways, channels, size, width
-        self.pooling, self.norm, self.dropout = pooling, norm, dropout
+        self.pooling, self.halvings, self.norm, self.dropout = pooling, halvings, norm, dropout
         with global_rng_untouched():
             blocks = []
             for index in range(4):
-                blocks.append(self._block(channels if index == 0 else width))
-                size = (size + 1) // 2 if pooling == "stride" else size // 2
+                halves = index < halvings
+                blocks.append(self._block(channels if index == 0 else width, halves=halves))
+                if halves:
+                    size = (size + 1) // 2 if pooling == "stride" else size // 2
             self.body = nn.Sequential(*blocks)
+            self._maps = (width,) if pooling == "stride" else (width, size, size)
             self._features = width if pooling == "stride" else width * size * size
             self.head = nn.Identity() if ways is None else nn.Linear(self._features, ways)
         self.draw(first_draw())
@@ -80,6 +87,10 @@ class Conv4(Model):
     def output_size(self) -> int:
         return self.ways or self._features
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.ways,) if self.ways else self._maps
+
     def draw(self, rng: torch.Generator) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -96,14 +107,14 @@ class Conv4(Model):
         maps = self.body(x)
         return self.head(maps.mean((2, 3)) if self.pooling == "stride" else maps.flatten(1))
 
-    def _block(self, channels: int) -> nn.Sequential:
-        strided = self.pooling == "stride"
+    def _block(self, channels: int, *, halves: bool) -> nn.Sequential:
+        strided = self.pooling == "stride" and halves
         layers: list[nn.Module] = [nn.Conv2d(channels, self.width, 3, stride=2 if strided else 1, padding=1)]
         if self.norm == "batch":
             layers.append(nn.BatchNorm2d(self.width))
         elif self.norm == "group":
             layers.append(nn.GroupNorm(max(1, self.width // 8), self.width))
         layers.append(nn.ReLU())
-        layers += [] if strided else [nn.MaxPool2d(2)]
+        layers += [nn.MaxPool2d(2)] if halves and not strided else []
         layers += [nn.Dropout2d(self.dropout)] if self.dropout else []
         return nn.Sequential(*layers)

@@ -85,6 +85,9 @@ def test_weights_are_drawn_as_documented() -> None:
         (Conv4(5, pooling="max"), (2, 5)),
         (Conv4(None, pooling="max"), (2, 64)),
         (Conv4(None, pooling="max", size=84, channels=3, width=32), (2, 800)),
+        (Conv4(None, pooling="max", halvings=2), (2, 64 * 7 * 7)),
+        (Conv4(5, pooling="max", halvings=1, width=4), (2, 5)),
+        (Conv4(None, halvings=0, width=4), (2, 4)),
         (Conv4(20, norm="group", width=20, channels=3, size=32), (2, 20)),
         (MLP(784, 5), (2, 5)),
         (MLP(784, None, hidden=(7, 9)), (2, 9)),
@@ -98,11 +101,35 @@ def test_outputs_have_the_documented_shape(model: nn.Module, shape: tuple[int, .
 
 
 @pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (Conv4(None, pooling="max", halvings=2, width=8), (8, 7, 7)),
+        (Conv4(None, pooling="max", halvings=4, width=8), (8, 1, 1)),
+        (Conv4(None, halvings=2, width=8), (8,)),
+        (Conv4(5, pooling="max", halvings=2, width=8), (5,)),
+        (MLP(784, None, hidden=(7,)), (7,)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_an_output_tells_the_shape_of_its_maps(model: Model, shape: tuple[int, ...]) -> None:
+    assert model.output_shape == shape
+    seen: list[torch.Tensor] = []
+    assert isinstance(model.body, nn.Sequential)
+    model.body.register_forward_hook(lambda *call: seen.append(call[2]))
+    outputs = model(torch.rand(2, 1, 28, 28))
+    assert outputs.shape == (2, model.output_size)
+    if len(shape) == 3:
+        assert torch.equal(outputs.reshape(2, *shape), seen[0])
+
+
+@pytest.mark.parametrize(
     ("build", "named"),
     [
         (lambda: Conv4(1), "ways"),
         (lambda: Conv4(5, width=0), "width"),
         (lambda: Conv4(5, size=8), "size"),
+        (lambda: Conv4(5, halvings=5), "halvings"),
+        (lambda: Conv4(5, halvings=-1), "halvings"),
         (lambda: Conv4(5, pooling="mean"), "pooling"),  # pyright: ignore
         (lambda: Conv4(5, norm="layer"), "norm"),  # pyright: ignore
         (lambda: Conv4(5, dropout=1.0), "dropout"),
