@@ -38,6 +38,11 @@ def embedding_size(module: nn.Module, given: int | None) -> int:
     return size
 
 
+def at_step(meta: Meta, names: tuple[str, ...], k: int) -> Meta:
+    """What parts of `meta` hold for inner step `k`, their leaves [steps, ...]; from the last on, the last."""
+    return {name: {path: leaf[min(k, len(leaf) - 1)] for path, leaf in meta[name].items()} for name in names}
+
+
 class ModuleLearner(MetaLearner):
     """A learner around one `nn.Module`, whose parameters are `meta["params"]`.
 
