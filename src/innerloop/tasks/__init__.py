@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from innerloop.tasks.image_folder import ImageFolder
     from innerloop.tasks.linear import Linear
     from innerloop.tasks.omniglot import Omniglot
+    from innerloop.tasks.optimize_mlp import OptimizeMLP
     from innerloop.tasks.quadratics import Quadratics
     from innerloop.tasks.sinusoid import Sinusoid
     from innerloop.tasks.sinusoid_and_line import SinusoidAndLine
@@ -35,6 +36,7 @@ REGISTRY: dict[str, str] = {
     "ImageFolder": "image_folder",
     "Linear": "linear",
     "Omniglot": "omniglot",
+    "OptimizeMLP": "optimize_mlp",
     "Quadratics": "quadratics",
     "Sinusoid": "sinusoid",
     "SinusoidAndLine": "sinusoid_and_line",
@@ -51,6 +53,7 @@ __all__ = [
     "ImageFolder",
     "Linear",
     "Omniglot",
+    "OptimizeMLP",
     "Quadratics",
     "Sinusoid",
     "SinusoidAndLine",

@@ -1,0 +1,126 @@
+"""Small networks to be trained on handwritten digits: problems for an optimizer, not few-shot tasks."""
+
+from __future__ import annotations
+
+from typing import Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from innerloop.core.errors import ConfigError
+from innerloop.core.rng import choose, key, task_keys
+from innerloop.core.types import SPLITS
+from innerloop.tasks.classes import ClassTasks
+from innerloop.tasks.store import ExampleStore, Pool
+from innerloop.tasks.synthetic import stroke_store
+
+_DIGITS, _SIDE = 10, 8
+_SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
+
+
+@final
+class OptimizeMLP(ClassTasks):
+    """Problems: train a network to tell ten digits apart, judged on digits that it was not trained on.
+
+    The images are the 8x8 digits of scikit-learn, values 0 to 1, as vectors of 64 numbers. A problem has
+    some of them to train on (support), others to be judged on (query), and an order of labels of its own.
+    Half of each digit's images make problems of train, a quarter each those of val and test, so that an
+    image of a test problem is in no training problem. Needs scikit-learn, and no download.
+
+    Args:
+        shots: training images of each digit, >= 1.
+        queries: test images of each digit, >= 1.
+        train_shots, train_queries: sizes of the problems of train; None means the same as at test.
+
+    Raises:
+        ConfigError: a size is below 1, or scikit-learn is not installed.
+        DataError: a digit has fewer images than `shots + queries`: there are 43 in val and test, 87 in train.
+
+    Example:
+        >>> support, query = OptimizeMLP(shots=25, queries=15).sample("test", 4, 0)
+        >>> support.x.shape, query.x.shape, sorted(set(support.y[0].tolist()))
+        (torch.Size([4, 250, 64]), torch.Size([4, 150, 64]), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+
+    Reference: Andrychowicz et al. 2016, arXiv 1606.04474, section 3.2, on smaller images.
+    """
+
+    def __init__(
+        self,
+        shots: int = 25,
+        queries: int = 15,
+        *,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+    ) -> None:
+        self._set_digits(shots, queries, train_shots, train_queries)
+        self._set_store(_store(*_read()))
+
+    def _set_digits(
+        self, shots: int, queries: int, train_shots: int | None, train_queries: int | None
+    ) -> None:
+        self._set_sizes(
+            ways=_DIGITS,
+            shots=shots,
+            queries=queries,
+            train_ways=_DIGITS,
+            train_shots=train_shots,
+            train_queries=train_queries,
+        )
+
+    def resized(
+        self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None
+    ) -> Self:
+        """The same digits with other sizes at test; training keeps its sizes.
+
+        Raises:
+            ConfigError: `ways` is given.
+            DataError: a digit has too few images.
+        """
+        if ways not in (None, _DIGITS):
+            raise ConfigError(
+                f"ways = {ways!r} for {type(self).__name__}",
+                expected="no ways: a problem has all ten digits",
+                do="leave ways out; set shots and queries",
+            )
+        return super().resized(shots=shots, queries=queries)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Ten kinds of synthetic strokes in place of digits; needs no scikit-learn."""
+        source = cls.__new__(cls)
+        source._set_digits(3, 3, None, None)
+        strokes = stroke_store(num_classes=_DIGITS, examples=28, size=_SIDE)
+        images = strokes.examples.reshape(len(strokes.examples), -1).astype(np.float32) / 255
+        source._set_store(_store(images, np.repeat(np.arange(_DIGITS), strokes.counts)))
+        return source
+
+
+def _read() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images [N, 64] and digits [N]."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ConfigError(
+            "OptimizeMLP without scikit-learn",
+            expected="scikit-learn, whose digits these are",
+            do="pip install 'innerloop[sklearn]'",
+        ) from error
+    images, digits = load_digits(return_X_y=True)
+    return np.asarray(images, np.float32) / 16, np.asarray(digits, np.int64)
+
+
+def _store(images: NDArray[np.float32], digits: NDArray[np.int64]) -> ExampleStore:
+    """Each digit thrice, once a split, with images of its own: its images in a fixed random order, cut."""
+    keys = task_keys(key(0, "digits"), _DIGITS)
+    parts: list[NDArray[np.float32]] = []
+    for digit in range(_DIGITS):
+        own = images[digits == digit]
+        own = own[choose(keys[digit], len(own), len(own))]
+        ends = np.cumsum([int(_SHARES[split] * len(own)) for split in SPLITS])
+        parts += np.split(own, ends)[: len(SPLITS)]
+    return ExampleStore(
+        np.concatenate(parts),
+        np.array([len(part) for part in parts], dtype=np.int64),
+        tuple(f"{digit} of {split}" for digit in range(_DIGITS) for split in SPLITS),
+        {split: Pool.of(range(i, len(parts), len(SPLITS))) for i, split in enumerate(SPLITS)},
+    )
