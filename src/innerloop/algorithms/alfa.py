@@ -31,8 +31,9 @@ class ALFA(GradientLearner):
 
     Strengths: tasks that need other step sizes than the training tasks did, and many inner steps; g has the
     layers of one network, so that it is of no use to another.
-    Published: miniImageNet 5-way 1-shot 50.58 +- 0.51, 5-way 5-shot 69.12 +- 0.47 with four convolutions, and
-    59.74 +- 0.49, 77.96 +- 0.41 with ResNet-12 (secondary sources).
+    Published: miniImageNet 5-way 1-shot 50.58 +- 0.51, 5-way 5-shot 69.12 +- 0.47 (secondary sources, four
+    convolutions); miniImageNet 5-way 1-shot 59.74 +- 0.49, 5-way 5-shot 77.96 +- 0.41 (secondary sources,
+    ResNet-12).
 
     Args:
         module: any `nn.Module` from [S, ...] to [S, outputs]; pretrained weights are kept.

@@ -34,8 +34,8 @@ class MetaOptNet(EmbeddingLearner):
 
     Strengths: margins where `RidgeHead` has squares, so examples that are far on the right side stop to
         matter; most useful with several shots. Slower than the other heads where there are many classes.
-    Published: miniImageNet 5-way 1-shot 62.64 +- 0.61, 5-way 5-shot 78.63 +- 0.46, with a ResNet-12 (the
-        paper, table 1); with Conv4 52.87 and 68.76 (reported for COMLN).
+    Published: miniImageNet 5-way 1-shot 62.64 +- 0.61, 5-way 5-shot 78.63 +- 0.46 (the paper, table 1,
+    ResNet-12); miniImageNet 5-way 1-shot 52.87, 5-way 5-shot 68.76 (reported for COMLN, Conv4).
 
     Args:
         module: any `nn.Module` from [S, ...] to an embedding [S, D]; pretrained weights are kept.

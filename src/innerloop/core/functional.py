@@ -253,7 +253,7 @@ class FunctionalModule:
         """What a linear last layer is given for `x` [S, D]; None unless outputs are that layer's own of it.
 
         Where they are, whatever comes before may be computed once for any number of steps of the head.
-        `statistics` are as in `joint`.
+        `rows` and `statistics` are as in `joint`.
         """
         owner = next(iter(self.head_names()), "").rpartition(".")[0]
         seen: list[tuple[Any, Any]] = []
