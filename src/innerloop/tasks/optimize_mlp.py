@@ -90,7 +90,7 @@ class OptimizeMLP(ClassTasks):
         source = cls.__new__(cls)
         source._set_digits(3, 3, None, None)
         strokes = stroke_store(num_classes=_DIGITS, examples=28, size=_SIDE)
-        images = strokes.examples.reshape(len(strokes.examples), -1).astype(np.float32) / 255
+        images = (strokes.examples.reshape(len(strokes.examples), -1) / 255).astype(np.float32)
         source._set_store(_store(images, np.repeat(np.arange(_DIGITS), strokes.counts)))
         return source
 
@@ -106,7 +106,7 @@ def _read() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
             do="pip install 'innerloop[sklearn]'",
         ) from error
     images, digits = load_digits(return_X_y=True)
-    return np.asarray(images, np.float32) / 16, np.asarray(digits, np.int64)
+    return (np.asarray(images) / 16).astype(np.float32), np.asarray(digits).astype(np.int64)
 
 
 def _store(images: NDArray[np.float32], digits: NDArray[np.int64]) -> ExampleStore:
