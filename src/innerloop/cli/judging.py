@@ -20,6 +20,7 @@ OPTIONS = (
     Option("queries", "query examples of each class", "N", "as trained for"),
     Option("inner_steps", "steps of adaptation", "N", "the learner's own at test"),
     Option("batch_norm", "support, transductive or running", "POLICY", "as trained with"),
+    Option("baselines", "standard, or all: those too that are fitted to each task", "NAME", "standard"),
     JSON,
     HELP,
 )
@@ -34,10 +35,13 @@ class Judging(TypedDict):
     inner_steps: int | None
     batch_norm: Any
     sizes: dict[str, int] | None
+    baselines: Any
 
 
-DEFAULTS = Judging(split="test", episodes=1000, seed=0, inner_steps=None, batch_norm=None, sizes=None)
-_SHORT = {"episodes": "n", "inner_steps": "steps", "batch_norm": "bn-"}
+DEFAULTS = Judging(
+    split="test", episodes=1000, seed=0, inner_steps=None, batch_norm=None, sizes=None, baselines="standard"
+)
+_SHORT = {"episodes": "n", "inner_steps": "steps", "batch_norm": "bn-", "baselines": "baselines-"}
 _SIZES = {"ways": "w", "shots": "k", "queries": "q"}
 
 
@@ -49,6 +53,7 @@ def arguments(parsed: Parsed) -> Judging:
     types: dict[str, Any] = dict.fromkeys(("episodes", "seed", "inner_steps", *_SIZES), int)
     types |= {"split": Literal["train", "val", "test"]}
     types |= {"batch_norm": Literal["support", "transductive", "running"]}
+    types |= {"baselines": Literal["standard", "all"]}
     given = {}
     for name, annotation in types.items():
         if name in parsed.options:

@@ -270,7 +270,9 @@ class FunctionalModule:
         given, made = seen[-1] if len(seen) == 1 else (outputs, None)
         return given if made is outputs and given.ndim == 2 else None
 
-    def features(self, params: Params, x: Tensor, *, rows: int | None = None) -> Tensor:
+    def features(
+        self, params: Params, x: Tensor, *, rows: int | None = None, statistics: Params | None = None
+    ) -> Tensor:
         """What the last linear layer is given for `x`, [S, D]; the outputs if no such layer ends it.
 
         The first `rows` are the support set, as in `joint`.
@@ -281,7 +283,7 @@ class FunctionalModule:
             head = module.get_submodule(owner)
             hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
             try:
-                outputs = self._pass(module, params, x, rows)
+                outputs = self._pass(module, params, x, rows, statistics)
             finally:
                 hook.remove()
         return (seen[-1] if owner and isinstance(head, nn.Linear) else outputs).flatten(1)

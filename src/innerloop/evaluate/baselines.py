@@ -65,8 +65,13 @@ def untrained_centroid(
         rows = episode.support.x.shape[0]
         both = seen(torch.cat([episode.support.x, episode.query.x]))
         features = net.features(params, both, rows=rows)
-        labels = F.one_hot(episode.support.y, ways).to(features.dtype)
-        centroids = (labels.T @ features[:rows]) / labels.sum(0)[:, None]
-        return -(features[rows:, None] - centroids[None]).square().sum(-1)
+        return centroid(ways, episode.support.y, features[:rows], features[rows:])
 
     return outputs
+
+
+def centroid(ways: int, y: Tensor, support: Tensor, queries: Tensor) -> Tensor:
+    """Outputs [Q, ways]: how near queries [Q, D] are to the mean of each class's support [S, D], y [S]."""
+    labels = F.one_hot(y, ways).to(support.dtype)
+    means = (labels.T @ support) / labels.sum(0)[:, None]
+    return -(queries[:, None] - means[None]).square().sum(-1)

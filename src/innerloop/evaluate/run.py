@@ -150,7 +150,7 @@ def evaluate(
     steps = learner.test_inner_steps if inner_steps is None else inner_steps
     check_range("inner_steps", steps, low=0)
     spec = tasks.spec
-    device = tree.leaves(meta)[0].device
+    device = next((leaf.device for leaf in tree.leaves(meta)), torch.device("cpu"))
     rivals: Mapping[str, Baseline] = {}
     if untrained is not None:
         own = untrained.get("params") or learner.net.params()  # a learned optimizer keeps no weights of it

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -17,6 +18,7 @@ from innerloop.core.functional import BatchNormPolicy, FunctionalModule
 from innerloop.core.learner import STATISTICS
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta, Split, TaskSpec
+from innerloop.evaluate.further import further_baselines
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
 from innerloop.tasks.base import TaskSource
@@ -80,6 +82,7 @@ class Run:
         inner_steps: int | None = None,
         batch_norm: BatchNormPolicy | None = None,
         sizes: dict[str, int] | None = None,
+        baselines: Literal["standard", "all"] = "standard",
     ) -> Evaluation:
         """Score on the first `episodes` fixed tasks of (seed, split), beside the baselines on the same tasks.
 
@@ -87,7 +90,14 @@ class Run:
             inner_steps: steps of adaptation; None is the learner's `test_inner_steps`.
             batch_norm: another BatchNorm policy than the one trained with.
             sizes: other `ways`, `shots` or `queries` than those trained for.
+            baselines: `standard` costs next to nothing: no adaptation, nearest neighbour, nearest centroid in
+                features before training (support mean for targets). `all` adds those that are fitted to each
+                task: fine-tuning, and for classes logistic regression (scikit-learn) and nearest centroid in
+                the run's own features. Training on all tasks together is a run of its own: `MAML` with
+                `inner_steps=0`, or `Baseline` for all classes at once.
         """
+        if baselines not in ("standard", "all"):
+            raise ConfigError(f"baselines = {baselines!r}", expected="standard or all", do="choose one")
         learner = self.learner if batch_norm is None else with_batch_norm(self.learner, batch_norm, self.meta)
         tasks = self.tasks.resized(**sizes) if sizes else self.tasks
         if not learner.any_ways and tasks.spec.outputs != self.spec.outputs:
@@ -96,15 +106,21 @@ class Run:
                 expected=f"{self.spec.outputs} ways",
                 do="train with these ways, or use an algorithm without a head, such as ProtoNet",
             )
-        return evaluate(
+        chosen = FixedEpisodes(split, episodes, seed)
+        untrained = learner.init(generator(self.config.train.seed, "init"))
+        found = evaluate(
             learner,
             self.meta,
             tasks,
-            FixedEpisodes(split, episodes, seed),
+            chosen,
             inner_steps=inner_steps,
             tasks_axis=self.config.train.tasks_axis,
-            untrained=learner.init(generator(self.config.train.seed, "init")),
+            untrained=untrained,
         )
+        if baselines == "standard":
+            return found
+        more = further_baselines(learner, self.meta, untrained, tasks, chosen)
+        return dataclasses.replace(found, baselines=found.baselines | more)
 
     def adapt(self, x: Examples, y: Examples, *, inner_steps: int | None = None) -> Adapted:
         """Learn a new task from its support set: inputs x [S, ...] with labels or targets y.
