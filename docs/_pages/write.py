@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -182,9 +183,9 @@ def _update(said: Docstring, links: Links) -> str:
 
 
 def _section(said: Docstring, label: str, links: Links) -> str:
-    """The text under a label, which begins a sentence now."""
+    """The text under a label, which begins a sentence now, if not with a symbol."""
     text = docstring_of(_need(said, label), links)
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if re.match("[a-z]{2}", text) else text
 
 
 def _published(said: Docstring, links: Links) -> str:
