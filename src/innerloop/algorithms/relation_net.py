@@ -43,7 +43,8 @@ class RelationNet(EmbeddingLearner):
     Args:
         module: any `nn.Module` from [S, ...] to an embedding [S, D] or to maps [S, C, H, W]; pretrained
             weights are kept.
-        hidden: widths of g's hidden linear layers. The paper: 8, after the convolutions.
+        hidden: widths of g's hidden linear layers. None is the paper's (8,) after the convolutions, and for
+            vectors (64, 64), of which the paper has none.
         embedding_shape: (D,) or (C, H, W), where the module is not of `il.models`.
         batch_norm: `running`, `support` or `transductive`; see `core.functional.FunctionalModule`.
 
@@ -67,11 +68,11 @@ class RelationNet(EmbeddingLearner):
         self,
         module: nn.Module,
         *,
-        hidden: tuple[int, ...] = (8,),
+        hidden: tuple[int, ...] | None = None,
         embedding_shape: tuple[int, ...] | None = None,
         batch_norm: BatchNormPolicy = "running",
     ) -> None:
-        self.hidden = tuple(hidden)
+        self.hidden = None if hidden is None else tuple(hidden)
         self.embedding_shape = None if embedding_shape is None else tuple(embedding_shape)
         self._shape = _shape(module, self.embedding_shape)
         relation = _relation(self._shape, self.hidden)
@@ -111,10 +112,10 @@ def _shape(module: nn.Module, given: tuple[int, ...] | None) -> tuple[int, ...]:
     return (flat,)
 
 
-def _relation(shape: tuple[int, ...], hidden: tuple[int, ...]) -> Model:
+def _relation(shape: tuple[int, ...], hidden: tuple[int, ...] | None) -> Model:
     if len(shape) == 3:
-        return _Convolutions(shape, hidden)
-    return MLP(2 * shape[0], 1, hidden=hidden)
+        return _Convolutions(shape, (8,) if hidden is None else hidden)
+    return MLP(2 * shape[0], 1, hidden=(64, 64) if hidden is None else hidden)
 
 
 class _Convolutions(Model):

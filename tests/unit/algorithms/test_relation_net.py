@@ -115,6 +115,8 @@ def test_what_compares_follows_from_the_shape_of_an_embedding(
     meta = learner.init(torch.Generator().manual_seed(0))
     kernels = [leaf for leaf in meta["relation"].values() if leaf.ndim == 4]
     assert bool(kernels) == convolves
+    first = next(leaf for leaf in meta["relation"].values() if leaf.ndim == 2)
+    assert len(first) == (8 if convolves else 64)
     x = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     fast = learner.begin(meta, take(images(1), 0).support._replace(x=x))
     assert learner.predict(meta, fast, x[:2]).shape == (2, 3)
