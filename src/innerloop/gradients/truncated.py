@@ -25,14 +25,19 @@ class Truncated(Sweep):
             `inner_steps` of it, of the same tasks, and a fresh unroll begins after `horizon`. None begins
             anew in every outer step.
         first_order: whether inner gradients are constants too, as where optimizers are learned.
+        segment: steps of those that are run again at a time, >= 1, which costs a forward pass more and keeps
+            the graph of so many alone; None keeps that of all. Compiled, one step's graph serves for all.
     """
 
     last: int | None = 1
     horizon: int | None = None
     first_order: bool = False
+    segment: int | None = None
     exact = False
 
     def __post_init__(self) -> None:
         if self.last is not None:
             check_count("last", self.last, low=1)
+        if self.segment is not None:
+            check_count("segment", self.segment, low=1)
         check_horizon(self.horizon)

@@ -13,7 +13,7 @@ from conformance import exactness as ask
 from conformance.questions import KEY, close, deviation, estimate, inner_keys
 from innerloop.algorithms import MAML
 from innerloop.core import tree
-from innerloop.core.errors import ContractError
+from innerloop.core.errors import ConfigError, ContractError
 from innerloop.core.learner import states
 from innerloop.core.mode import running_in
 from innerloop.core.types import Batch, Episode
@@ -141,3 +141,24 @@ def test_every_step_draws_a_mask_of_its_own() -> None:
         reached = [fast["params"] for fast in states(still, p.meta, support, 3)]
     moves = [tree.map(torch.sub, after, before) for before, after in itertools.pairwise(reached)]
     assert min(deviation(moves[0], moves[1]), deviation(moves[1], moves[2])) > 1e-14
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("segment", [1, 2, 5])
+def test_a_truncated_gradient_may_be_computed_in_segments(segment: int, first_order: bool) -> None:
+    p = PROBLEMS["recurrent rule"]()
+    whole = Truncated(last=3, first_order=first_order)
+    parts = Truncated(last=3, first_order=first_order, segment=segment)
+    close(
+        estimate(p.learner, p.meta, p.episodes, gradient=parts)[0],
+        estimate(p.learner, p.meta, p.episodes, gradient=whole)[0],
+        1e-12,
+    )
+    with pytest.raises(ConfigError, match="segment >= 1"):
+        Truncated(segment=0)
+
+
+def test_an_unroll_in_segments_goes_on_where_it_stopped() -> None:
+    p = of_two_steps("momentum")
+    path = Truncated(last=None, horizon=6, segment=1)
+    ask.an_unroll_goes_on(p.learner, p.meta, p.episodes, gradient=path)
