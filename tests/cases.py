@@ -39,6 +39,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "LearningToAdapt": {"inner_lr": 0.1, "inner_steps": 2},
     "LogisticHead": {"newton_steps": 2, "init_lambda": 0.5},
     "MAML": {"inner_lr": 0.1, "inner_steps": 2},
+    "MAMLPlusPlus": {"inner_lr": 0.1, "inner_steps": 2},
     "MANN": {"slots": 8, "width": 5, "reads": 2, "hidden": 6},
     "MatchingNet": {},
     "MetaCurvature": {"inner_lr": 0.1, "inner_steps": 2},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from innerloop.algorithms.leo import LEO
     from innerloop.algorithms.logistic_head import LogisticHead
     from innerloop.algorithms.maml import MAML
+    from innerloop.algorithms.maml_plus_plus import MAMLPlusPlus
     from innerloop.algorithms.mann import MANN
     from innerloop.algorithms.matching_net import MatchingNet
     from innerloop.algorithms.meta_curvature import MetaCurvature
@@ -53,6 +54,7 @@ REGISTRY = {
     "LearningToAdapt": "learning_to_adapt",
     "LogisticHead": "logistic_head",
     "MAML": "maml",
+    "MAMLPlusPlus": "maml_plus_plus",
     "MANN": "mann",
     "MatchingNet": "matching_net",
     "MetaCurvature": "meta_curvature",
@@ -87,6 +89,7 @@ __all__ = [
     "LearnedOptimizer",
     "LearningToAdapt",
     "LogisticHead",
+    "MAMLPlusPlus",
     "MatchingNet",
     "MetaCurvature",
     "MetaLSTM",
