@@ -47,7 +47,9 @@ def started(**settings: Any) -> tuple[Any, dict[str, Any]]:
 
 def gaussian(outputs: Tensor, offset: float) -> tuple[Tensor, Tensor]:
     half = outputs.shape[1] // 2
-    return outputs[:, :half], torch.maximum(outputs[:, half:].exp() - 1 + offset, torch.tensor(1e-10, dtype=torch.float64))
+    return outputs[:, :half], torch.maximum(
+        outputs[:, half:].exp() - 1 + offset, torch.tensor(1e-10, dtype=torch.float64)
+    )
 
 
 def code_distribution(meta: dict[str, Any], embedded: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
