@@ -106,11 +106,12 @@ class CartSimulator:
 class Cart(TargetTasks):
     """Stretches of the life of a cart: from the last transitions, predict the next.
 
-    mass * dv/dt = force - friction * v - spring * position, with a random force held for 0.1 s at a time.
-    x = (position, velocity, force), y = (change of velocity, change of position) over 0.1 s, all in units
-    that make them about one (`encoded`, `target`). The support is `shots` transitions in a row, the query
-    the `queries` after them. Mass (log-uniform) and friction (uniform) differ from task to task. The
-    numbers are ours. Train, val and test draw from the same distribution, as independent streams.
+    mass * dv/dt = force - friction * v - spring * position, with a force that is held for 0.1 s at a time:
+    feedback towards places that change, more or less firm, and shaking. x = (position, velocity, force),
+    y = (change of velocity, change of position) over 0.1 s, all in units that make them about one
+    (`encoded`, `target`). The support is `shots` transitions in a row, the query the `queries` after them.
+    Mass (log-uniform) and friction (uniform) differ from task to task. The numbers are ours. Train, val and
+    test draw from the same distribution, as independent streams.
 
     Args:
         shots: transitions of the support (M), >= 1.
@@ -146,7 +147,7 @@ class Cart(TargetTasks):
         queries: int = 16,
         *,
         mass: tuple[float, float] = (0.5, 5.0),
-        friction: tuple[float, float] = (0.0, 1.0),
+        friction: tuple[float, float] = (0.5, 1.5),
         spring: float = 0.0,
         change: float = 0.0,
         train_shots: int | None = None,
@@ -167,8 +168,8 @@ class Cart(TargetTasks):
 
     @staticmethod
     def encoded(states: Tensor, forces: Tensor) -> Tensor:
-        """What a model is given: [..., 3] for states (position, velocity) [..., 2] and forces [...]."""
-        return torch.cat([states / states.new_tensor([REACH, SPEED]), forces[..., None] / FORCE], dim=-1)
+        """What a model is given, [..., 3]: states (position, velocity) [..., 2] and forces [..., 1]."""
+        return torch.cat([states / states.new_tensor([REACH, SPEED]), forces / FORCE], dim=-1)
 
     @staticmethod
     def target(states: Tensor, after: Tensor) -> Tensor:
@@ -182,19 +183,20 @@ class Cart(TargetTasks):
 
     def _examples(self, keys: Keys, shots: int, queries: int) -> tuple[Values, Values]:
         num = shots + queries
-        drawn = uniform(keys, 8).T
-        forces = uniform(fold(keys, 0), num, -FORCE, FORCE)
+        drawn = uniform(keys, 11).T
         position, velocity = REACH * (2.0 * drawn[0] - 1.0), SPEED * (2.0 * drawn[1] - 1.0)
         until = np.where(drawn[2] < self.change, np.floor(1 + drawn[3] * (num - 1)), num)
-        states = [np.stack([position, velocity], axis=-1)]
+        pilot = _Pilot(keys, num, *drawn[8:])
+        states, forces = [np.stack([position, velocity], axis=-1)], []
         for k in range(num):
-            shares = np.where(k < until, drawn[4:6], drawn[6:8])
-            physics = (*self._physics(shares), self.spring)
-            position, velocity = advanced(position, velocity, forces[:, k], *physics)
+            mass, friction = self._physics(np.where(k < until, drawn[4:6], drawn[6:8]))
+            forces.append(pilot.force(k, position, velocity))
+            position, velocity = advanced(position, velocity, forces[-1], mass, friction, self.spring)
             states.append(np.stack([position, velocity], axis=-1))
         path = torch.from_numpy(np.stack(states, axis=1))
         before, after = path[:, :-1], path[:, 1:]
-        return self.encoded(before, torch.from_numpy(forces)).numpy(), self.target(before, after).numpy()
+        pushed = torch.from_numpy(np.stack(forces, axis=1))[..., None]
+        return self.encoded(before, pushed).numpy(), self.target(before, after).numpy()
 
     def _physics(self, shares: Values) -> tuple[Values, Values]:
         """Mass and friction [T] at some shares [2, T] of their ranges."""
@@ -205,6 +207,26 @@ class Cart(TargetTasks):
     def tiny(cls) -> Self:
         """Few transitions a task; the distribution itself needs no data."""
         return cls(shots=4, queries=6)
+
+
+class _Pilot:
+    """Pushes each cart towards a place, and now and then another; gains and shaking differ from task to task.
+
+    A model that is planned with sees forces that follow from states. One that was trained on forces at random
+    mistakes the effect of the one for that of the other, and steers worse for having adapted.
+    """
+
+    def __init__(self, keys: Keys, num: int, pull: Values, damping: Values, spread: Values) -> None:
+        self.pull, self.damping, self.spread = 10.0 * pull, 5.0 * damping, FORCE * spread
+        self.goals = uniform(fold(keys, 0), num, -REACH, REACH)
+        self.turns = uniform(fold(keys, 1), num) < 0.1
+        self.shaking = uniform(fold(keys, 2), num, -1.0, 1.0)
+        self.goal = self.goals[:, 0]
+
+    def force(self, k: int, position: Values, velocity: Values) -> Values:
+        self.goal = np.where(self.turns[:, k], self.goals[:, k], self.goal)
+        wanted = self.pull * (self.goal - position) - self.damping * velocity
+        return (wanted + self.spread * self.shaking[:, k]).clip(-FORCE, FORCE)
 
 
 def _interval(name: str, given: tuple[float, float], *, open_low: bool = False) -> tuple[float, float]:

@@ -44,7 +44,7 @@ def test_targets_are_the_changes_of_the_next_transition() -> None:
     states = x[..., :2] * 2.0
     assert torch.allclose(Cart.moved(states, y)[:, :-1], states[:, 1:], atol=1e-5)  # the query goes on
     assert torch.allclose(Cart.target(states[:, :-1], states[:, 1:]), y[:, :-1], atol=1e-4)
-    assert torch.allclose(Cart.encoded(states, x[..., 2] * FORCE), x, atol=1e-6)
+    assert torch.allclose(Cart.encoded(states, x[..., 2:] * FORCE), x, atol=1e-6)
 
 
 def estimated(episode: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
