@@ -106,7 +106,7 @@ class ModuleLearner(MetaLearner):
         """How many numbers it adds to each input that is a vector, under these constructor arguments."""
         return 0
 
-    def seen(self, inputs: Tensor) -> Tensor:
+    def module_inputs(self, inputs: Tensor) -> Tensor:
         """Inputs as the module is given them before anything was learned from a support set."""
         return inputs
 

@@ -130,7 +130,7 @@ class CAVIA(GradientLearner):
         size = settings.get("context")
         return _CONTEXT["concatenate"] if size is None else size
 
-    def seen(self, inputs: Tensor) -> Tensor:
+    def module_inputs(self, inputs: Tensor) -> Tensor:
         return self._given(inputs, inputs.new_zeros(self._size))
 
     def begin(self, meta: Meta, support: Batch) -> Fast:

@@ -38,3 +38,10 @@ def affine_after(module: nn.Module, convolution: str) -> str:
 
 def _normalises(layer: nn.Module) -> bool:
     return isinstance(layer, NORMALISATIONS)
+
+
+def normalisation_parameters(module: nn.Module) -> set[str]:
+    """Names of the scales and shifts of normalisations."""
+    layers = {name: layer for name, layer in module.named_modules() if _normalises(layer)}
+    named = {f"{name}.{own}" for name, layer in layers.items() for own, _ in layer.named_parameters()}
+    return named & {name for name, _ in module.named_parameters()}

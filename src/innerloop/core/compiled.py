@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from innerloop.core import tree
-from innerloop.core.mode import mode
+from innerloop.core.mode import mode, running_in
 from innerloop.core.types import Tree
 
 log = logging.getLogger("innerloop")
@@ -50,9 +50,10 @@ class Compiler:
     def __call__(self, fn: Fn, key: Hashable, *trees: Tree) -> Tree:
         if self.failure is not None:
             return fn(*trees)
-        leaves = [leaf for node in trees for leaf in tree.leaves(node)]
-        shapes = tuple((tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in leaves)
         now = mode()
+        leaves = [leaf for node in trees for leaf in tree.leaves(node)]
+        leaves.append(_progress(now.progress, leaves))
+        shapes = tuple((tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in leaves)
         full = (key, tuple(map(tree.structure, trees)), shapes, now.ways, now.training, now.precision)
         with self._lock:
             graph = self._graphs.get(full)
@@ -82,6 +83,12 @@ class Compiler:
         return graph
 
 
+def _progress(progress: float | Tensor, beside: list[Tensor]) -> Tensor:
+    """How far training is, as a number of the type and on the device of a graph's other inputs."""
+    like = next((leaf for leaf in beside if leaf.is_floating_point()), torch.empty(0))
+    return torch.as_tensor(progress, dtype=like.dtype, device=like.device)
+
+
 def _reason(error: Exception) -> str:
     cause = getattr(error, "inner_exception", error)  # the compiler wraps what its back end raised
     return next(iter(str(cause).strip().splitlines()), type(cause).__name__)[:200]
@@ -93,7 +100,8 @@ class _Graph:
 
         def flat(*given: Tensor) -> list[Tensor]:
             supply = iter(given)
-            found = fn(*(tree.map(lambda _: next(supply), node) for node in trees))
+            with running_in(progress=given[-1]):  # it changes with every outer step, so it is no constant
+                found = fn(*(tree.map(lambda _: next(supply), node) for node in trees))
             self._outputs = tree.map(lambda _: 0, found)
             return [leaf.detach() for leaf in tree.leaves(found)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -70,14 +70,18 @@ class MetaLearner(ABC):
         """`meta` with the adapted values in place of the initial ones, for `Displacement`."""
         raise NotImplementedError(f"{type(self).__name__} has no initialisation to displace")
 
+    def objective_weights(self) -> Sequence[float | Tensor] | None:
+        """`step_weights`, as they are at this point of training (`Mode.progress`)."""
+        return self.step_weights
+
     def query_loss(self, meta: Meta, fast: Fast, query: Batch) -> tuple[Tensor, Fast]:
         """The outer loss of an adapted state, and the running statistics gathered on the way."""
         return loss_value(self.loss, self.predict(meta, fast, query.x), query.y), {}
 
 
-def outer_weights(learner: MetaLearner) -> tuple[float, ...]:
+def outer_weights(learner: MetaLearner) -> tuple[float | Tensor, ...]:
     """The weight of the query loss of each state, from before the first inner step to after the last."""
-    steps, given = learner.inner_steps, learner.step_weights
+    steps, given = learner.inner_steps, learner.objective_weights()
     if given is None:
         return (*(0.0,) * steps, 1.0)
     if len(given) != steps:

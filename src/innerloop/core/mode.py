@@ -33,6 +33,8 @@ class Mode:
         root: int64 scalar tensor, the task's source of randomness; None means none may be used.
         path: the streams that lead from `root` to `key`.
         precision: the type that forward passes compute in (autocast); None is that of the parameters.
+        progress: the share of the outer steps that are done, for what is annealed over training; 1 wherever
+            nothing is trained. In a compiled graph it is a tensor without axes, so that one serves for all.
         tape: what is asked for an inner gradient in place of computing it, given how to compute it: a
             check holds inner gradients constant with it.
     """
@@ -44,6 +46,7 @@ class Mode:
     root: Tensor | None = field(default=None, repr=False)
     path: tuple[int | Tensor, ...] = ()
     precision: torch.dtype | None = None
+    progress: float | Tensor = 1.0
     tape: Callable[[Callable[[], Gradients]], Gradients] | None = field(default=None, repr=False)
 
     @property

@@ -69,7 +69,7 @@ def _features(learner: ModuleLearner, meta: Meta, policy: BatchNormPolicy) -> Em
     def embedded(episode: Episode) -> tuple[Tensor, Tensor]:
         both, rows = torch.cat([episode.support.x, episode.query.x]), len(episode.support.x)
         of = net.joint if learner.embeds else net.features
-        found = of(params, learner.seen(both), rows=rows, statistics=meta.get(STATISTICS)).flatten(1)
+        found = of(params, learner.module_inputs(both), rows=rows, statistics=meta.get(STATISTICS)).flatten(1)
         return found[:rows], found[rows:]
 
     return embedded
@@ -119,7 +119,7 @@ class _Network(nn.Module):
 
     def __init__(self, learner: ModuleLearner, head: nn.Module | None) -> None:
         super().__init__()
-        self.body, self.head, self.seen = learner.module, head, learner.seen
+        self.body, self.head, self.seen = learner.module, head, learner.module_inputs
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self.body(self.seen(x))

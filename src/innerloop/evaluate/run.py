@@ -155,7 +155,7 @@ def evaluate(
     if untrained is not None:
         own = untrained.get("params") or learner.net.params()  # a learned optimizer keeps no weights of it
         params = {name: leaf.to(device) for name, leaf in own.items()}
-        rivals = baselines_for(spec, learner.module, params, learner.seen)
+        rivals = baselines_for(spec, learner.module, params, learner.module_inputs)
 
     def one_task(episode: Episode, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with running_in(training=False, first_order=True, key=key):

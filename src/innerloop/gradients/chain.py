@@ -58,7 +58,7 @@ class Chain:
             at = [0 if fast is None else None, *(k + 1 for k in self.steps)]
             for reached, state in zip(at, self._states(fast, episode), strict=True):
                 found["fast"] = state
-                if reached is None or not (weights[reached] or reached == end):
+                if reached is None or not (counts(weights[reached]) or reached == end):
                     continue
                 loss, statistics = self.learner.query_loss(self.meta, state, episode.query)
                 share = weights[reached] * loss
@@ -88,6 +88,11 @@ class Chain:
             with at_stream(self.stream + index):
                 fast = self.learner.step(self.meta, fast, episode.support, self.first + k)
             yield fast
+
+
+def counts(weight: float | Tensor) -> bool:
+    """Whether a state is looked at: one of weight zero is not, one of a weight that changes always is."""
+    return isinstance(weight, Tensor) or weight != 0
 
 
 def as_tree(episodes: Episode) -> Tree:

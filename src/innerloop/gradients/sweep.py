@@ -21,7 +21,7 @@ from innerloop.core.types import Fast, Meta, Tree
 from innerloop.core.vectorise import Lift
 from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like
 from innerloop.gradients.carry import carried, resumed, steps_done
-from innerloop.gradients.chain import Chain, as_episodes, as_tree, held, inputs_of, moving, pulled
+from innerloop.gradients.chain import Chain, as_episodes, as_tree, counts, held, inputs_of, moving, pulled
 
 
 class Sweep(MetaGradient, ABC):
@@ -164,8 +164,9 @@ class _Link:
         """Everything that makes one segment's graph differ from another's."""
         place = len(steps) if self.learner.steps_alike else (self.first, steps)
         weights = outer_weights(self.learner)[steps.start + 1 : steps.stop + 1]
+        looked_at = tuple(map(counts, weights))  # their values are settings, or come with the progress
         ends = steps.stop == self.learner.inner_steps
-        return (name, place, weights, ends, self.path, settings(self.learner), self.carrying, *more)
+        return (name, place, looked_at, ends, self.path, settings(self.learner), self.carrying, *more)
 
 
 def _numbered(found: list[Tensor | None]) -> dict[str, Tensor]:

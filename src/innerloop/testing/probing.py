@@ -48,7 +48,8 @@ def mean_query_loss(learner: MetaLearner, meta: Meta, episodes: Episode, key: in
         with torch.no_grad(), running_in(training=True, key=task_key, ways=ways):
             reached = states(learner, meta, episode.support, learner.inner_steps)
             for weight, fast in zip(outer_weights(learner), reached, strict=True):
-                total += weight * float(learner.query_loss(meta, fast, episode.query)[0]) if weight else 0.0
+                if weight:
+                    total += float(weight * learner.query_loss(meta, fast, episode.query)[0])
     return total / count
 
 

@@ -63,7 +63,8 @@ def meta_step(
 ) -> Record:
     """Move the meta-parameters along the meta-gradient of some tasks; not at all if most of them failed."""
     place = key(config.seed, "inner", state.step)
-    grads, carry, record = estimated(engine, learner, state.meta, episodes, state.carry, key=place)
+    with running_in(progress=state.step / config.steps):
+        grads, carry, record = estimated(engine, learner, state.meta, episodes, state.carry, key=place)
     if record.mostly_failed:
         return record
     state.carry = carry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from typing import Any
@@ -135,9 +136,11 @@ def test_scores_do_not_depend_on_how_tasks_are_lifted(axis: Any) -> None:
 def test_every_algorithm_is_evaluated(subtests_of_cases: list[Case]) -> None:
     for case in subtests_of_cases:
         source = Sinusoid.tiny() if case.regression else Arrays.tiny()
-        settings: dict[str, Any] = {"loss": "mse"} if case.regression else {}
-        inputs = 1 + case.kind.more_inputs(settings)
-        module = MLP(inputs, 1) if case.regression else Conv4(None if case.kind.embeds else 3, width=4)
+        spec, taken = source.spec, inspect.signature(case.kind).parameters
+        known = {"loss": spec.loss, "ways": spec.outputs, "targets": spec.outputs, "classes": 9}
+        settings = {name: value for name, value in known.items() if name in taken}
+        inputs, width = 1 + case.kind.more_inputs(settings), None if case.kind.embeds else spec.outputs
+        module = MLP(inputs, width) if case.regression else Conv4(width, width=4)
         learner = case.kind(module, **settings)
         meta = learner.init(torch.Generator().manual_seed(0))
         found = evaluate(learner, meta, source, FixedEpisodes("test", 5), untrained=meta)
