@@ -59,6 +59,7 @@ class MatchingNet(EmbeddingLearner):
     """
 
     bounded = True
+    small = {"scale": 30.0}
 
     def __init__(
         self,
