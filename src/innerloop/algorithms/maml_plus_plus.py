@@ -26,10 +26,11 @@ class MAMLPlusPlus(GradientLearner):
     For every layer l (a parameter tensor) and inner step k of K, with learned rates a:
 
         phi_{l, k+1} = phi_{l, k} - a_{l, k} grad_l L_S(phi_k)
-        outer objective: sum over k of v_k L_Q(phi_k),   k = 1 ... K
 
-    The weights v begin at 1/K each; those before the last fall linearly to 0.03/K, and the last takes the
-    rest. Normalisations have a scale and a shift for each step, which do not adapt.
+    Normalisations have a scale and a shift for each step, which do not adapt.
+
+    Outer objective: the sum of v_k L_Q(phi_k) over k = 1 ... K. The weights v begin at 1/K each; those before
+    the last fall linearly to 0.03/K, and the last takes the rest.
     Meta-learned: theta, the rates of each layer and step, the normalisations of each step. Adapted: theta.
 
     Cost per inner step: as MAML's, and in training a forward and backward pass on the query set.

@@ -275,7 +275,7 @@ class FunctionalModule:
     ) -> Tensor:
         """What the last linear layer is given for `x`, [S, D]; the outputs if no such layer ends it.
 
-        The first `rows` are the support set, as in `joint`.
+        The first `rows` are the support set, and `statistics` the running ones, as in `joint`.
         """
         owner = next(iter(self.head_names()), "").rpartition(".")[0]
         seen: list[Tensor] = []

@@ -163,7 +163,13 @@ class Cart(TargetTasks):
     def simulator(
         self, mass: float, friction: float, *, changes: Mapping[int, float] | None = None
     ) -> CartSimulator:
-        """One cart of these tasks, to be moved step by step; `changes` are masses from some steps on."""
+        """One cart of these tasks, to be moved step by step.
+
+        Args:
+            mass: kilograms, > 0.
+            friction: as `CartSimulator` has it, >= 0.
+            changes: masses from some steps on.
+        """
         return CartSimulator(mass, friction, spring=self.spring, changes=changes)
 
     @staticmethod
