@@ -43,6 +43,8 @@ RESULTS = (
     "evaluate.run.Evaluation",
     "evaluate.statistics.Summary",
     "gradients.check.GradientCheck",
+    "algorithms.trained_optimizer.TrainedOptimizer",
+    "tasks.cart.CartSimulator",
 )
 
 _DESCRIPTORS = (property, cached_property, classmethod, staticmethod)
@@ -182,7 +184,10 @@ def _wrote_constructor(kind: type) -> bool:
 
 
 def _of_methods(kind: type, known: Collection[str], protocols: Sequence[type]) -> Iterator[str]:
+    told = [name for base in kind.__mro__ for name in parse(own_docstring(base)).entries]
     for name, member in public_members(kind).items():
+        if isinstance(member, property) and name in told:
+            continue
         speakers = [vars(base).get(name) for base in (*kind.__mro__, *protocols)]
         docs = [inspect.getdoc(_function(speaker)) or "" for speaker in speakers if speaker is not None]
         yield from (f".{name}{problem}" for problem in _of_function(_function(member), docs, known))

@@ -153,7 +153,7 @@ class LearnedAggregation(GradientLearner):
         return found, losses
 
     def shares(self, meta: Meta, grads: dict[str, Tensor], losses: Tensor) -> dict[str, Tensor]:
-        """How much each worker counts, by its gradients and `losses` [W]; [W] for each tensor, summing to one."""
+        """How much each worker counts, by its gradients and `losses` [W]: [W] for each tensor, of sum one."""
         own = self._features([grad.flatten(1) for grad in grads.values()], losses)
         seen = torch.cat([own, own.mean(1, keepdim=True).expand_as(own)], dim=-1)
         keys = self.parts["keys"](meta["keys"], seen.flatten(0, 1)).unflatten(0, own.shape[:2])

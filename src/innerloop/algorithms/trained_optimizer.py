@@ -20,6 +20,12 @@ class TrainedOptimizer(torch.optim.Optimizer):
     Made by `LearnedOptimizer.optimizer`. Steps are computed in the network's own precision. `state_dict`
     holds what the network keeps of each parameter, not its weights: make the optimizer of the same run,
     then load.
+
+    Args:
+        params: parameters, or parameter groups as dicts.
+        network: what turns gradients into steps.
+        weights: the network's own, from `meta`.
+        lr: factor of every step; a schedule may change it.
     """
 
     def __init__(

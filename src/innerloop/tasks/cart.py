@@ -83,13 +83,13 @@ class CartSimulator:
         self.reset()
 
     def reset(self, position: float = 0.0, velocity: float = 0.0) -> Tensor:
-        """Put the cart at rest, or as it is said, and count steps from 0; returns the state."""
+        """Put the cart at a `position` and `velocity`, and count steps from 0; returns the state."""
         self._position, self._velocity, self.steps = float(position), float(velocity), 0
         self.mass = self._masses[0]
         return self.state
 
     def step(self, force: float) -> Tensor:
-        """Push for one STEP, by no more than FORCE; returns the state after it."""
+        """Push for one STEP by a `force`, of FORCE at most; returns the state after it."""
         self.mass = self._masses.get(self.steps, self.mass)
         force = min(max(float(force), -FORCE), FORCE)
         found = advanced(self._position, self._velocity, force, self.mass, self.friction, self.spring)
