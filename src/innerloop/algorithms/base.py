@@ -55,7 +55,7 @@ class ModuleLearner(MetaLearner):
         any_ways: whether tasks may have another number of ways than those it was trained on.
         amortised: whether `begin` learns from support labels already, so that no inner step is needed.
         ordered: whether the order of the support examples matters.
-        bounded: whether outputs stay finite as long as the module's own do, so that large inputs fail no task.
+        bounded: whether outputs stay finite as long as the module's own do, so large inputs fail no task.
         pooled: whether it is meta-trained on examples of all training classes at once, whose labels mean
             the same in every task, and not on few-shot tasks.
         small: settings with which it learns small tasks in a short training: what the questions train with.
