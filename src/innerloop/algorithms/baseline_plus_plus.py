@@ -52,7 +52,7 @@ class BaselinePlusPlus(PooledLearner):
     Reference: Chen, Liu, Kira, Wang and Huang 2019, arXiv 1904.04232.
     """
 
-    small = {"scale": 10.0, "inner_lr": 0.1}  # noqa: RUF012
+    small = {"scale": 10.0, "inner_lr": 0.1}
 
     def __init__(
         self,
