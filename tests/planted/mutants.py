@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from innerloop.core import functional, tree
-from innerloop.core.learner import STATISTICS
+from innerloop.core.learner import FROZEN, STATISTICS
 from innerloop.core.mode import running_in
 from innerloop.core.types import Batch, Episode, Fast, Meta
 from innerloop.gradients import Displacement, FirstOrder, Implicit, Unrolled
@@ -262,6 +262,14 @@ class MovesStatistics(Unrolled):
         found = super().summed(learner, meta, tasks)
         moved = tree.map(torch.ones_like, meta.get(STATISTICS, {}))
         return dataclasses.replace(found, grads=found.grads | {STATISTICS: moved})
+
+
+class MovesFrozen(Unrolled):
+    """A gradient for weights that are kept as they are."""
+
+    def summed(self, learner: Any, meta: Meta, tasks: Tasks) -> Estimate:
+        found = super().summed(learner, meta, tasks)
+        return dataclasses.replace(found, grads=found.grads | {FROZEN: tree.map(torch.ones_like, meta[FROZEN])})
 
 
 class ChunksDiffer(Unrolled):

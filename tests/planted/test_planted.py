@@ -29,6 +29,7 @@ RUNNING = Case("MAML", "batch", "running")
 TRANSDUCTIVE = Case("MAML", "batch", "transductive")
 EMBEDDING = Case("ProtoNet", "batch", "running")
 FIRST, MOVING, SOLVING = Case("FOMAML", "mlp"), Case("Reptile", "mlp"), Case("ImplicitMAML", "mlp")
+KEEPING = Case("MetaTransfer", "mlp")
 DROPPING = Case("MAML", "mlp", dropout=0.4)
 
 Question = Callable[..., Any]
@@ -50,6 +51,7 @@ PLANTED: list[tuple[Question, Case, type[Any]]] = [
     (gradient_equals_its_definition, SOLVING, bug.TurnsTheSign),
     (ask.gradient_is_shaped_like_meta, MLP, bug.LosesALeaf),
     (ask.gradient_is_shaped_like_meta, EMBEDDING, bug.MovesStatistics),
+    (ask.gradient_is_shaped_like_meta, KEEPING, bug.MovesFrozen),
     (ask.gradient_equals_finite_differences, MLP, bug.PosesAsExact),
     (ask.gradient_equals_finite_differences, CONV, bug.PosesAsExact),
     (ask.gradient_equals_finite_differences, MLP, bug.DropsLastTask),
