@@ -269,7 +269,9 @@ class MovesFrozen(Unrolled):
 
     def summed(self, learner: Any, meta: Meta, tasks: Tasks) -> Estimate:
         found = super().summed(learner, meta, tasks)
-        return dataclasses.replace(found, grads=found.grads | {FROZEN: tree.map(torch.ones_like, meta[FROZEN])})
+        return dataclasses.replace(
+            found, grads=found.grads | {FROZEN: tree.map(torch.ones_like, meta[FROZEN])}
+        )
 
 
 class ChunksDiffer(Unrolled):
