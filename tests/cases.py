@@ -47,6 +47,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "MetaOptNet": {},
     "MetaSGD": {"inner_lr": 0.1, "inner_steps": 2},
     "MetaTransfer": {"inner_lr": 0.1, "inner_steps": 2},
+    "ProtoMAML": {"inner_lr": 0.01, "inner_steps": 2},
     "ProtoNet": {},
     "RelationNet": {},
     "Reptile": {"inner_lr": 0.01, "inner_steps": 3, "inner_batch": 3},

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from innerloop.algorithms.meta_sgd import MetaSGD
     from innerloop.algorithms.meta_transfer import MetaTransfer
     from innerloop.algorithms.metaopt_net import MetaOptNet
+    from innerloop.algorithms.proto_maml import ProtoMAML
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.relation_net import RelationNet
     from innerloop.algorithms.reptile import Reptile
@@ -62,6 +63,7 @@ REGISTRY = {
     "MetaOptNet": "metaopt_net",
     "MetaSGD": "meta_sgd",
     "MetaTransfer": "meta_transfer",
+    "ProtoMAML": "proto_maml",
     "ProtoNet": "protonet",
     "RelationNet": "relation_net",
     "Reptile": "reptile",
@@ -96,6 +98,7 @@ __all__ = [
     "MetaOptNet",
     "MetaSGD",
     "MetaTransfer",
+    "ProtoMAML",
     "ProtoNet",
     "RelationNet",
     "Reptile",

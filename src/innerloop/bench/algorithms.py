@@ -41,7 +41,8 @@ class Budget:
     """What every algorithm is given.
 
     Args:
-        minutes: of training, > 0: everything from drawing weights to the last step, validation included.
+        minutes: of training on `threads` cores, > 0: everything from reading data to the last step,
+            validation included. Counted in processor time, so that a busy machine gives the same to all.
         threads: CPU threads, >= 1.
         episodes: test tasks that it is judged on afterwards, >= 2; the same for all.
         seed: of weights and training tasks.
@@ -105,7 +106,7 @@ def trained_and_judged(name: str, budget: Budget, out: str) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a Markdown table, best first; what failed stands last, with the reason."""
     good = sorted((row for row in rows if "mean" in row), key=lambda row: -row["mean"])
-    head = ["algorithm", "accuracy", "BatchNorm", "steps", "s/step", "MB/step", "parameters"]
+    head = ["algorithm", "accuracy", "BatchNorm", "steps", "CPU s/step", "MB/step", "parameters"]
     lines = [f"| {' | '.join(head)} |", "|---|---|---|--:|--:|--:|--:|"]
     for row in good:
         accuracy = f"{100 * row['mean']:.1f} +- {100 * row['ci95']:.1f}"
@@ -120,26 +121,25 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _row(name: str, budget: Budget, out: Path) -> dict[str, Any]:
-    started = time.monotonic()
+    started, allowed = time.process_time(), 60.0 * budget.minutes * budget.threads
     entry = dict(ENTRIES[name])
     before = entry.pop("pretrain", None)
-    share = 0.5 if before else 1.0
     if before:
         first = {k: v for k, v in ENTRIES[before].items() if k != "pretrain"}
         place = out / "runs" / f"{name}-from-{before}"
-        _train(before, first, budget, place, started + 60.0 * budget.minutes * (1 - share))
+        _train(before, first, budget, place, started + allowed / 2)
         entry["start"] = str(place)
-    training, planned = _train(name, entry, budget, out / "runs" / name, started + 60.0 * budget.minutes)
-    taken = time.monotonic() - started
+    training, spent = _train(name, entry, budget, out / "runs" / name, started + allowed)
+    taken = time.process_time() - started
     run = Run.of(training)
     found = run.evaluate(episodes=budget.episodes)
     log.info("%s: %s", name, found)
-    return _told(name, training, found) | {"planned_steps": planned, "seconds": round(taken, 1)}
+    return _told(name, training, found) | spent | {"cpu_seconds": round(taken, 1)}
 
 
 def _train(
     name: str, entry: dict[str, Any], budget: Budget, place: Path, deadline: float
-) -> tuple[Training, int]:
+) -> tuple[Training, dict[str, Any]]:
     """Train until the deadline, with a schedule as long as the time allows."""
     values = entry | {"algorithm": {"name": name} | entry["algorithm"], "seed": budget.seed}
     values["tasks"] = values["tasks"] | ({} if budget.root is None else {"root": budget.root})
@@ -147,18 +147,22 @@ def _train(
     learner, tasks = config.build()
     short = dataclasses.replace(config.train, steps=_PROBE, validation=ValidationConfig(_PROBE, 2))
     probe = start(learner, tasks, short, None)
-    times = [time.monotonic() for _ in probe]
+    times = [time.process_time() for _ in probe]
     per_step = (times[-2] - times[2]) / (len(times) - 4)  # neither the first steps nor the last look
-    left = deadline - time.monotonic()
+    left = deadline - time.process_time()
     steps = max(_LOOKS, int(0.95 * left / per_step))
     looks = ValidationConfig(max(1, steps // _LOOKS), _JUDGED)
     whole = dataclasses.replace(config.train, steps=steps, validation=looks)
     training = start(learner, tasks, whole, RunFolder(place), existing="overwrite")
+    began = time.process_time()
     for _ in training:
-        if time.monotonic() >= deadline:
+        if time.process_time() >= deadline:
             training.save()
             break
-    return training, steps
+    return training, {
+        "planned_steps": steps,
+        "seconds_per_step": (time.process_time() - began) / training.state.step,
+    }
 
 
 def _told(name: str, training: Training, found: Evaluation) -> dict[str, Any]:
@@ -170,7 +174,6 @@ def _told(name: str, training: Training, found: Evaluation) -> dict[str, Any]:
         "algorithm": name,
         **{key: summary[key] for key in kept},
         "steps": state.step,
-        "seconds_per_step": round(training.seconds / max(1, state.step), 4),
         "memory_mb": round(_memory(training) / 1e6, 1),
         "parameters": counted,
         "baselines": {n: b["mean"] for n, b in summary["baselines"].items()},

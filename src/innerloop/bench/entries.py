@@ -93,8 +93,11 @@ ENTRIES: dict[str, dict[str, Any]] = {
         optimizer={"clip_norm": 0.25},
     ),
     "ProtoNet": _entry(_EMBEDDING),
-    "MatchingNet": _entry(_EMBEDDING),
-    "RelationNet": _entry(_EMBEDDING),
+    "MatchingNet": _entry(_EMBEDDING, {"scale": 10.0}),
+    "RelationNet": _entry(_EMBEDDING, tasks={"train_ways": 5, "train_queries": 10}, tasks_per_step=4),
+    "ProtoMAML": _entry(
+        _STEPPING, {"inner_lr": 0.05, "inner_steps": 1, "batch_norm": "transductive"}, tasks_per_step=16
+    ),
     "RidgeHead": _entry(_EMBEDDING),
     "LogisticHead": _entry(_EMBEDDING, tasks={"train_ways": 5, "train_queries": 10}, tasks_per_step=4),
     "MetaOptNet": _entry(_EMBEDDING, tasks={"train_ways": 5, "train_queries": 10}, tasks_per_step=4),
