@@ -44,6 +44,8 @@ RESULTS = (
     "evaluate.statistics.Summary",
     "gradients.check.GradientCheck",
     "algorithms.trained_optimizer.TrainedOptimizer",
+    "training.online.Online",
+    "training.online.RandomShooting",
     "tasks.cart.CartSimulator",
 )
 
