@@ -21,7 +21,8 @@ from innerloop.bench.entries import ENTRIES
 from innerloop.core import tree
 from innerloop.core.errors import InnerloopError, check_count, check_range, unknown
 from innerloop.core.memory import peak
-from innerloop.evaluate.run import Evaluation
+from innerloop.evaluate.protocol import FixedEpisodes
+from innerloop.evaluate.run import Evaluation, evaluate
 from innerloop.training.config import TrainConfig, ValidationConfig
 from innerloop.training.experiment import RunConfig
 from innerloop.training.fit import start
@@ -131,8 +132,8 @@ def _row(name: str, budget: Budget, out: Path) -> dict[str, Any]:
         entry["start"] = str(place)
     training, spent = _train(name, entry, budget, out / "runs" / name, started + allowed)
     taken = time.process_time() - started
-    run = Run.of(training)
-    found = run.evaluate(episodes=budget.episodes)
+    run, chosen = Run.of(training), FixedEpisodes("test", budget.episodes)
+    found = evaluate(run.learner, run.meta, run.tasks, chosen, untrained=training.untrained, curve=False)
     log.info("%s: %s", name, found)
     return _told(name, training, found) | spent | {"cpu_seconds": round(taken, 1)}
 

@@ -12,7 +12,7 @@ from innerloop.cli.options import HELP, JSON, Option, Parsed, help_page, one_pos
 from innerloop.core.errors import ConfigError, ContractError, unknown
 
 _ALGORITHMS = (
-    Option("minutes", "of training for each algorithm", "N", "10"),
+    Option("minutes", "of training for each algorithm, in processor time a thread", "N", "10"),
     Option("threads", "CPU threads of each", "N", "2"),
     Option("jobs", "algorithms trained side by side", "N", "1"),
     Option("episodes", "test tasks that each is judged on", "N", "600"),
