@@ -102,6 +102,7 @@ class LearnedOptimizer(GradientLearner):
     """
 
     gradient = Truncated(last=None, horizon=100, first_order=True)
+    small = {"inner_steps": 5, "test_inner_steps": 10, "init_scale": None}
 
     def __init__(
         self,
