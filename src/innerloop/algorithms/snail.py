@@ -45,7 +45,7 @@ class SNAIL(SequenceLearner):
         filters: width of a dense layer, >= 1.
         keys: width of queries and keys of each attention layer; as many as there are such layers.
         values: width of what each attention layer reads.
-        batch_norm: `running`, `support` or `transductive`; see `core.functional.FunctionalModule`.
+        batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
 
     >>> import torch, innerloop as il
     >>> learner = il.algorithms.SNAIL(il.models.Conv4(ways=None, width=8), ways=3, max_length=8)
@@ -70,7 +70,7 @@ class SNAIL(SequenceLearner):
         filters: int = 32,
         keys: tuple[int, ...] = (32, 32, 32),
         values: tuple[int, ...] = (32, 32, 32),
-        batch_norm: BatchNormPolicy = "running",
+        batch_norm: BatchNormPolicy = "support",
     ) -> None:
         for name, value, low in [("ways", ways, 2), ("max_length", max_length, 2), ("filters", filters, 1)]:
             check_count(name, value, low=low)
