@@ -54,7 +54,8 @@ class MAMLPlusPlus(GradientLearner):
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
 
     The paper's cosine schedule is the outer optimizer's: `--optimizer.schedule cosine --optimizer.min_lr
-    1e-5`.
+    1e-5`. Where losses have no bound (squared errors), one task that diverges under its learned rates spoils
+    an outer step: there, train with `--optimizer.clip_norm 10`.
 
     >>> import torch, innerloop as il
     >>> learner = il.algorithms.MAMLPlusPlus(il.models.Conv4(ways=5, width=8), inner_steps=3)
