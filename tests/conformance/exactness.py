@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from conformance.questions import KEY, close, estimate, inner_keys
 from innerloop.core import tree
 from innerloop.core.learner import adapt
 from innerloop.core.mode import running_in
@@ -17,6 +16,7 @@ from innerloop.core.types import Batch, Episode, Meta
 from innerloop.core.vectorise import Lifting, TasksAxis, num_tasks, take
 from innerloop.gradients import MetaGradient, Recompute, Unrolled
 from innerloop.gradients.base import learned
+from innerloop.testing.probing import KEY, close, estimate, inner_keys
 
 AXES: tuple[TasksAxis, ...] = (
     "vmap",

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cases import Case, as_double, images
-from conformance.questions import close, estimate, predictions
 from innerloop import algorithms
 from innerloop.core import tree
 from innerloop.core.types import Batch, Episode
@@ -20,6 +19,7 @@ from innerloop.core.vectorise import num_tasks, take
 from innerloop.gradients import Displacement, FirstOrder, Unrolled
 from innerloop.models import MLP
 from innerloop.tasks import Sinusoid
+from innerloop.testing.probing import close, estimate, predictions
 
 LR = 0.05
 

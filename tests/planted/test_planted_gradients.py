@@ -10,9 +10,9 @@ import pytest
 import innerloop as il
 from cases import Case
 from conformance import exactness as ask
-from conformance.questions import estimate
 from innerloop.core.vectorise import Lifting
 from innerloop.gradients import Evolution, Implicit, Recompute, Truncated, Unrolled
+from innerloop.testing.probing import estimate
 from planted import gradient_mutants as bug
 from planted import mutants
 from unit.gradients.problems import PROBLEMS, Problem, gradient_by_hand, mlp, rates_by_hand

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case
-from conformance.questions import close, deviation
 from innerloop.algorithms import ANIL
 from innerloop.core.functional import FunctionalModule
 from innerloop.core.mode import Mode, running_in
 from innerloop.gradients import FirstOrder, MetaGradient, Recompute, Truncated, Unrolled
+from innerloop.testing.probing import close, deviation
 
 CASES = [Case("ANIL", "mlp"), Case("ANIL", "batch", "running"), Case("ANIL", "batch", "support")]
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from cases import Case
-from conformance.questions import deviation
 from innerloop.algorithms import ImplicitMAML
 from innerloop.core import tree
 from innerloop.core.learner import adapt
@@ -15,6 +14,7 @@ from innerloop.core.types import Batch, Meta
 from innerloop.core.vectorise import take
 from innerloop.gradients import Implicit
 from innerloop.models import MLP
+from innerloop.testing.probing import deviation
 
 CASE = Case("ImplicitMAML", "mlp")
 PROXIMAL = 2.0

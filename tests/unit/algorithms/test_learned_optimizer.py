@@ -15,7 +15,6 @@ from torch.func import functional_call
 import innerloop as il
 from cases import as_double
 from conformance import exactness
-from conformance.questions import close, deviation, estimate, inner_keys
 from innerloop.algorithms import LearnedOptimizer
 from innerloop.algorithms.optimizer_networks import LSTMNetwork, MLPNetwork, OptimizerNetwork
 from innerloop.algorithms.preprocess import log_and_sign
@@ -29,6 +28,7 @@ from innerloop.core.vectorise import take
 from innerloop.gradients import Evolution, Truncated
 from innerloop.models import MLP
 from innerloop.tasks import Quadratics, Sinusoid
+from innerloop.testing.probing import close, deviation, estimate, inner_keys
 from innerloop.training.config import TrainConfig, ValidationConfig
 from unit.training.resuming import Setup, resumes_bitwise, small_config
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cases import as_double
-from conformance.questions import close, deviation, estimate
 from innerloop.algorithms import MetaLSTM
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError
@@ -23,6 +22,7 @@ from innerloop.core.vectorise import take
 from innerloop.gradients import Unrolled
 from innerloop.models import MLP
 from innerloop.tasks import Sinusoid
+from innerloop.testing.probing import close, deviation, estimate
 
 HIDDEN, STEPS = 5, 3
 

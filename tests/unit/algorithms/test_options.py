@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.questions import close, deviation
 from innerloop import rules
 from innerloop.algorithms import ANIL, FOMAML, MAML
 from innerloop.core.errors import ConfigError
@@ -15,6 +14,7 @@ from innerloop.core.types import Batch, Episode
 from innerloop.gradients import Recompute, Unrolled
 from innerloop.models import MLP
 from innerloop.tasks import Sinusoid
+from innerloop.testing.probing import close, deviation
 from innerloop.training.config import TrainConfig
 from innerloop.training.experiment import describe
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conformance.questions import close
 from innerloop.core.attention import scaled_dot_product_attention
 from innerloop.core.functional import FunctionalModule
 from innerloop.core.normalise import TwiceDifferentiable
+from innerloop.testing.probing import close
 
 RNG = torch.Generator().manual_seed(0)
 QUERY = torch.randn(2, 4, 3, 6, generator=RNG, dtype=torch.float64)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from cases import Case
-from conformance.questions import close
 from innerloop.algorithms import MAML, Reptile
 from innerloop.core import tree
 from innerloop.core.compiled import Compiler, compiler_of
@@ -27,6 +26,7 @@ from innerloop.gradients import (
 )
 from innerloop.models import MLP
 from innerloop.tasks import Sinusoid
+from innerloop.testing.probing import close
 
 
 @pytest.fixture

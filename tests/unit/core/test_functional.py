@@ -12,12 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cases import as_double, images
-from conformance.questions import (
-    close,
-    estimate,
-    gradient_equals_finite_differences,
-    vmap_chunks_and_loop_agree,
-)
 from innerloop.algorithms import FOMAML, MAML
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError, ContractError
@@ -29,6 +23,8 @@ from innerloop.core.rng import keyed_uniform
 from innerloop.core.vectorise import take
 from innerloop.models import MLP
 from innerloop.tasks import Sinusoid
+from innerloop.testing.probing import close, estimate
+from innerloop.testing.questions import gradient_equals_finite_differences, vmap_chunks_and_loop_agree
 
 
 def plain_network() -> nn.Module:

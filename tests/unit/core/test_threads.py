@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case
-from conformance.questions import KEY
 from innerloop.core import tree
 from innerloop.core.learner import MetaLearner
 from innerloop.core.mode import mode, running_in
 from innerloop.core.types import Batch, Episode, Fast, Meta
 from innerloop.core.vectorise import Lifting, each_part, lifting, over_tasks
 from innerloop.gradients import Evolution, MetaGradient, Recompute, Record, Unrolled
+from innerloop.testing.probing import KEY
 
 CASE = Case("MAML", "mlp", dropout=0.3)
 CONV = Case("MAML", "batch", dropout=0.3)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from cases import as_double
-from conformance.questions import close, estimate, gradient_equals_finite_differences, mean_query_loss
 from innerloop.algorithms import MAML
 from innerloop.core.errors import ConfigError
 from innerloop.core.types import Episode
 from innerloop.core.vectorise import each_part, lifting, num_tasks, over_tasks, take
 from innerloop.tasks import Sinusoid
+from innerloop.testing.probing import close, estimate, mean_query_loss
+from innerloop.testing.questions import gradient_equals_finite_differences
 
 
 class Recurrent(nn.Module):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import innerloop as il
 from cases import CASES, Case
-from conformance.questions import close
 from innerloop.algorithms import FOMAML, MAML
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError, ContractError
@@ -18,6 +17,7 @@ from innerloop.core.types import Batch, Fast, Meta
 from innerloop.gradients import Displacement, Evolution, FirstOrder, Implicit, Recompute, Truncated
 from innerloop.models import MLP, Conv4
 from innerloop.tasks import Omniglot, Sinusoid
+from innerloop.testing.probing import close
 from unit.gradients.problems import PROBLEMS, LearnedRates, network
 from unit.gradients.quadratics import Proximal, Pulled, pulls, regressions
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from conformance import exactness as ask
-from conformance.questions import close, estimate
 from innerloop.core.types import Batch, Episode
 from innerloop.gradients import Evolution, Unrolled
+from innerloop.testing.probing import close, estimate
 from unit.gradients.quadratics import Proximal, Pulled, pulls, regressions, start, truth_of_the_whole_unroll
 
 PES = Evolution(sigma=0.3, horizon=6)

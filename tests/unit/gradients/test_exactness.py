@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from conformance import exactness as ask
-from conformance.questions import estimate, gradient_equals_finite_differences
 from innerloop.core.functional import FunctionalModule, inner_gradient
 from innerloop.core.learner import MetaLearner
 from innerloop.core.types import Batch, Fast, Loss, Meta
 from innerloop.gradients import Recompute, Unrolled
 from innerloop.rules import SGD, Adagrad, Adam, AdamW, RMSprop
+from innerloop.testing.probing import estimate
+from innerloop.testing.questions import gradient_equals_finite_differences
 from unit.gradients.problems import PROBLEMS, Params, Problem, gradient_by_hand, sinusoids
 
 

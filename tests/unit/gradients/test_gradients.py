@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import innerloop as il
 from cases import as_double
-from conformance.questions import close, estimate
 from innerloop.algorithms import MAML
 from innerloop.core import tree
 from innerloop.core.outcome import Outcome
@@ -18,6 +17,7 @@ from innerloop.core.types import Batch, Episode
 from innerloop.gradients import FirstOrder, Record, Unrolled
 from innerloop.models import MLP
 from innerloop.tasks import Sinusoid
+from innerloop.testing.probing import close, estimate
 
 
 class RootAtZero(nn.Linear):

@@ -7,10 +7,10 @@ import torch
 
 from cases import Case
 from conformance import exactness as ask
-from conformance.questions import close, deviation, estimate
 from innerloop.core.errors import ConfigError, ContractError
 from innerloop.core.types import Batch, Episode
 from innerloop.gradients import Implicit, Unrolled
+from innerloop.testing.probing import close, deviation, estimate
 from unit.gradients.quadratics import DIM, Proximal, implicit_by_hand, regressions, start
 
 

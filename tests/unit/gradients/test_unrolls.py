@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cases import Case
 from conformance import exactness as ask
-from conformance.questions import KEY, close, deviation, estimate, inner_keys
 from innerloop.algorithms import MAML
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError, ContractError
@@ -20,6 +19,7 @@ from innerloop.core.types import Batch, Episode
 from innerloop.core.vectorise import take
 from innerloop.gradients import Recompute, Truncated, Unrolled
 from innerloop.models import MLP
+from innerloop.testing.probing import KEY, close, deviation, estimate, inner_keys
 from unit.gradients.problems import PROBLEMS, STEPS, Problem, mlp
 
 TWO_STEPS = Truncated(last=None, horizon=6)

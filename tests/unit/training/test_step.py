@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from cases import ROWS, Case, images
-from conformance.questions import close, estimate, predictions
 from innerloop.algorithms import ProtoNet
 from innerloop.core import tree
 from innerloop.core.learner import STATISTICS
@@ -18,6 +17,7 @@ from innerloop.core.rng import key
 from innerloop.core.types import Batch, Episode
 from innerloop.core.vectorise import take
 from innerloop.gradients.base import learned
+from innerloop.testing.probing import close, estimate, predictions
 from innerloop.training.config import OptimizerConfig
 from innerloop.training.state import TrainState, new_state
 from innerloop.training.step import Engine, meta_step
