@@ -129,7 +129,7 @@ def test_the_environment_names_the_cache(cache):
 class Handler(BaseHTTPRequestHandler):
     """Serves BODY with ranges; at /broken it closes after a third of what was asked for."""
 
-    ranges: list[str | None] = []  # noqa: RUF012
+    ranges: list[str | None] = []
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
