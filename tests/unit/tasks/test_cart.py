@@ -132,3 +132,15 @@ def test_what_no_simulator_can_be_is_refused() -> None:
         CartSimulator(1.0, 0.1, changes={3: -1.0})
     with pytest.raises(ConfigError, match="number of a step"):
         CartSimulator(1.0, 0.1, changes={-1: 1.0})
+
+
+def test_forces_follow_from_states_and_shake() -> None:
+    x = Cart(shots=30).sample("train", 400, 0).support.x.double()
+    position, velocity, force = x.unbind(-1)
+    assert force.abs().max() <= 1.0
+    assert 0.1 < (force.abs() == 1.0).double().mean() < 0.5  # a push is often as strong as it may be
+    pull = torch.linalg.lstsq(torch.stack([position, velocity], -1).flatten(0, 1), force.flatten()).solution
+    assert pull[0] < -0.3  # back, from wherever it is
+    assert position.abs().max() < 3.0  # so that nobody gets lost
+    jumps = (force[:, 1:] - force[:, :-1]).abs().mean(1)
+    assert jumps.quantile(0.1) < jumps.quantile(0.9) / 4  # some hands shake, some hardly do
