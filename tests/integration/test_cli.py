@@ -174,6 +174,7 @@ def test_print_config_needs_no_data(said: Said) -> None:
         "name": "Conv4",
         "width": 8,
         "pooling": "stride",
+        "halvings": 4,
         "norm": "batch",
         "dropout": 0.0,
     }

@@ -180,7 +180,9 @@ def load_adapted(path: str | os.PathLike[str], *, module: nn.Module | None = Non
     folder = RunFolder(path)
     config = RunConfig.from_yaml(folder.path / CONFIG)
     learner = config.build_learner(TaskSpec.from_json(folder.read(SPEC)), module=module)
-    return Adapted.from_values(learner, load_file(str(file)), classes)
+    # A tensor in a mapped file may stand anywhere, and kernels round by where their input stands.
+    tensors = {name: tensor.clone() for name, tensor in load_file(str(file)).items()}
+    return Adapted.from_values(learner, tensors, classes)
 
 
 def with_batch_norm(learner: ModuleLearner, policy: BatchNormPolicy, meta: Meta) -> ModuleLearner:
