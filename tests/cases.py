@@ -33,7 +33,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ConditionalNeuralProcess": {"representation": 4, "encoder": (8,), "decoder": (8,)},
     "FOMAML": {"inner_lr": 0.1, "inner_steps": 2},
     "ImplicitMAML": {"inner_lr": 0.05, "inner_steps": 2, "proximal": 2.0},
-    "LEO": {"latents": 4, "latent_steps": 2, "finetuning_steps": 1, "kl_weight": 1e-5},
+    "LEO": {"latents": 4, "latent_steps": 2, "finetuning_steps": 1, "encoder_weight": 0.0},
     "LearnedAggregation": {"inner_lr": 0.1, "inner_steps": 2, "attention": 0.5},
     "LearnedOptimizer": {"inner_steps": 3, "test_inner_steps": 3, "init_scale": None},
     "LearningToAdapt": {"inner_lr": 0.1, "inner_steps": 2},

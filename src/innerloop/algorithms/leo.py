@@ -57,7 +57,8 @@ class LEO(ModuleLearner):
         finetuning_lr: initial value of the rates b, > 0.
         dropout: probability of dropping a number of an embedding in meta-training, in [0, 1).
         kl_weight: weight of the divergence of codes from a standard normal distribution, >= 0.
-        encoder_weight: weight of the distance from the first codes to the adapted ones, >= 0.
+        encoder_weight: weight of the distance from the first codes to the adapted ones, >= 0. The
+            stop-gradient in it is the paper's; by as much the meta-gradient is not the objective's own.
         l2_weight: weight of half the squared norm of the three networks, >= 0.
         orthogonality_weight: weight of the correlations of the decoder's columns, >= 0.
         deterministic: whether codes and weights are the means of their distributions, without a draw.

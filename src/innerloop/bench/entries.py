@@ -68,9 +68,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "CAVIA": _entry(
         _STEPPING, {"inner_lr": 1.0, "inner_steps": 2, "context": 100, "batch_norm": "transductive"}
     ),
-    "ImplicitMAML": _entry(
-        _STEPPING, {"inner_steps": 8, "batch_norm": "transductive"}, tasks_per_step=8, optimizer={"lr": 0.001}
-    ),
+    "ImplicitMAML": _entry(_STEPPING, {"inner_steps": 8, "batch_norm": "transductive"}, tasks_per_step=4),
     "Reptile": _entry(
         _STEPPING,
         {
@@ -86,10 +84,11 @@ ENTRIES: dict[str, dict[str, Any]] = {
         optimizer={"name": "SGD", "lr": 1.0, "schedule": "linear"},
     ),
     "LearnedAggregation": _entry(_STEPPING, _ONE_STEP, tasks_per_step=8),
-    "MetaLSTM": _entry(
+    "MetaLSTM": _entry(  # some 200 numbers for each parameter and inner step: a small network, few tasks
         _STEPPING,
         {"inner_steps": 5, "batch_norm": "transductive"},
-        tasks_per_step=8,
+        model={"width": 16},
+        tasks_per_step=2,
         optimizer={"clip_norm": 0.25},
     ),
     "ProtoNet": _entry(_EMBEDDING),
