@@ -37,7 +37,8 @@ class LearnedAggregation(GradientLearner):
 
     Cost per inner step: one forward and backward pass on the support set, as MAML's, but a gradient for each
     worker is kept: memory is that many times the parameters. With BatchNorm a worker's loss depends on all
-    examples, so every worker takes a pass over all of them.
+    examples, so every worker takes a pass over all of them. On small networks a step takes about four times
+    as long as MAML's.
 
     Strengths: where some of the support cannot be trusted (wrong labels, broken workers), and such are met in
     training; where all of it can, the mean is as good and cheaper.
@@ -66,9 +67,9 @@ class LearnedAggregation(GradientLearner):
     >>> il.meta_gradient(learner, meta, tasks)[1].losses.shape
     torch.Size([4])
 
-    Differences from the paper: there a recurrent network reads the gradients of a fixed number of workers
-    coordinate by coordinate, across the steps of one long training; here it is attention over any number of
-    them, tensor by tensor, inside a few-shot inner loop, so that their order does not matter.
+    Differences from the paper: there a recurrent network reads what machines that train one model send,
+    coordinate by coordinate; here it is attention over any number of workers, tensor by tensor, inside a
+    few-shot inner loop. The loss of a worker is told to the network, as to the paper's second one.
 
     Reference: Ji, Chen, Wang, Yu and Li 2019, IJCAI, doi 10.24963/ijcai.2019/363.
     """
@@ -139,9 +140,8 @@ class LearnedAggregation(GradientLearner):
         def of_worker(batch: Batch, place: Tensor) -> dict[str, Tensor]:
             def scaled(given: dict[str, Tensor]) -> Tensor:
                 params = {name: value for name, value in given.items() if name != _LOSS}
-                return given[_LOSS] * loss_of(
-                    params, batch, place
-                )  # the derivative by its factor is the loss
+                # The derivative by this factor of one is the worker's loss.
+                return given[_LOSS] * loss_of(params, batch, place)
 
             return inner_gradient(scaled, fast["params"] | {_LOSS: support.x.new_ones(())})
 
