@@ -229,7 +229,7 @@ class _Pilot:
         self.shaking = uniform(fold(keys, 2), num, -1.0, 1.0)
         self.goal = self.goals[:, 0]
 
-    def force(self, k: int, position: Values, velocity: Values) -> Values:
+    def force(self, k: int, position: Number, velocity: Number) -> Values:
         self.goal = np.where(self.turns[:, k], self.goals[:, k], self.goal)
         wanted = self.pull * (self.goal - position) - self.damping * velocity
         return (wanted + self.spread * self.shaking[:, k]).clip(-FORCE, FORCE)
