@@ -76,6 +76,7 @@ class CAVIA(GradientLearner):
     """
 
     gradient = Unrolled()
+    small = {"context": 50, "inner_lr": 5.0, "inner_steps": 5}
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class ConditionalNeuralProcess(base.ModuleLearner):
     embeds = amortised = True
     inner_steps = test_inner_steps = 0
     gradient = Unrolled()
+    small = {"random_context": False}
 
     def __init__(
         self,

@@ -62,7 +62,9 @@ def learns(learner: ModuleLearner, tasks: TaskSource, *, steps: int, floor: floa
         pass
     after = _judged(training, training.state.meta, tasks)
     mean, untrained = after.summary.mean, before.summary.mean
-    unadapted = after.baselines["no_adaptation"]
+    # What learns as it begins has no state before; for numbers, the mean of those it was given stands in.
+    guess = learner.amortised and learner.loss == "mse"
+    unadapted = after.baselines["support_mean" if guess else "no_adaptation"]
     said = f"{after.metric} {mean:.3g}, untrained {untrained:.3g}, floor {floor:g}"
     gain = paired_difference(after.scores, unadapted)
     sign = 1.0 if after.higher_is_better else -1.0
