@@ -49,3 +49,27 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "exists and is not a run folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_model_that_adapts_follows_a_cart_whose_mass_changes(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    done = run("learning_to_adapt.py", "--steps", "150", "--episodes", "6", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    row = r"^(\w[\w ,.-]+?)" + r"  +(\d\.\d+) \+- \d\.\d+" * 3 + "$"
+    rows = [(name, *map(float, rest)) for name, *rest in re.findall(row, done.stdout, re.MULTILINE)]
+    assert [name.partition(" at rate")[0] for name, *_ in rows] == 2 * [
+        "adapts",
+        "the same, not adapted",
+        "trained jointly",
+        "trained jointly, fine-tuned",
+    ]
+    adapts, alone, joint, tuned = rows[:4]
+    for settled in (1, 3):  # before the change, and from two seconds after it
+        assert adapts[settled] < 0.75 * alone[settled]
+        assert adapts[settled] < 0.75 * joint[settled]
+    assert adapts[2] < tuned[2], "just after the change what was tuned to the old mass is the worst"
+    assert all(0 < value < 1 for _, *values in rows[4:] for value in values)
+    with Image.open(out / "adaptation.png") as picture:
+        assert picture.size == (1050, 840)
+        assert len(np.unique(np.asarray(picture.convert("L").resize((90, 72))))) > 20, "an empty picture"
