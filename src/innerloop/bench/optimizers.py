@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ HANDWRITTEN: dict[str, Callable[[Any], UpdateRule]] = {
 }
 #: Four rates a decade, from 1e-4 to 10.
 RATES = tuple(10 ** (k / 4) for k in range(-16, 5))
+_FEW = 25  # problems that every rate is tried on
 _FLOOR = 1e-30  # a loss of zero has a logarithm here
 
 
@@ -99,7 +100,8 @@ def compare_optimizers(
 
     All of them start from the same points of the same test problems and see the same minibatches. Each
     rival has the rate of `rates` with the lowest mean log loss after `steps` steps on as many validation
-    problems; of the learned one nothing is tuned here.
+    problems (all rates on 25 of them, the best and its neighbours on all); of the learned one nothing is
+    tuned here.
 
     Args:
         learner, meta: the optimizer, as in a run's `learner` and `meta`.
@@ -118,8 +120,7 @@ def compare_optimizers(
     rows = [_row("learned", None, ours, steps, None)]
     for name, rule in HANDWRITTEN.items():
         rival = _Handwritten(learner, rule)
-        tried = _logs(_curves(rival, meta, tasks, val, steps, rates)[:, :, -1]).mean(1)
-        best = int(tried.argmin())
+        best = _tuned(rival, meta, tasks, val, steps, rates)
         theirs = _curves(rival, meta, tasks, test, 2 * steps, rates[best : best + 1])[0]
         rows.append(_row(name, rates[best], theirs, steps, ours, edge=best in (0, len(rates) - 1)))
     return rows
@@ -182,6 +183,24 @@ def _curves(
             losses = over_tasks(one_task, *given, owner=learner)
         found.append(losses.reshape(len(each), len(keys), -1))
     return torch.cat(found, dim=1)
+
+
+def _tuned(
+    rival: _Handwritten,
+    meta: Meta,
+    tasks: TaskSource,
+    chosen: FixedEpisodes,
+    steps: int,
+    rates: Sequence[float],
+) -> int:
+    """The place of the best rate: all of them on a few problems, then the best and its neighbours on all."""
+
+    def best(places: range, problems: int) -> int:
+        few, tried = replace(chosen, episodes=problems), [rates[place] for place in places]
+        return places[int(_logs(_curves(rival, meta, tasks, few, steps, tried)[:, :, -1]).mean(1).argmin())]
+
+    middle = best(range(len(rates)), min(_FEW, chosen.episodes))
+    return best(range(max(0, middle - 1), min(len(rates), middle + 2)), chosen.episodes)
 
 
 def _row(
