@@ -59,6 +59,8 @@ class ModuleLearner(MetaLearner):
         pooled: whether it is meta-trained on examples of all training classes at once, whose labels mean
             the same in every task, and not on few-shot tasks.
         small: settings with which it learns small tasks in a short training: what the questions train with.
+        lessons: outer steps of that training.
+        floor: the score that it states to reach on them; None is the one of all others.
         parts: networks of its own beside the module, by name; `meta` holds their parameters under that name.
     """
 
@@ -70,6 +72,8 @@ class ModuleLearner(MetaLearner):
     bounded: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
     small: ClassVar[Mapping[str, Any]] = {}
+    lessons: ClassVar[int] = 300
+    floor: ClassVar[float | None] = None
     concurrent = True  # a FunctionalModule lends each pass a copy
     gradient: MetaGradient
     module: nn.Module

@@ -71,6 +71,8 @@ class MANN(SequenceLearner):
     """
 
     bounded = True
+    lessons = 800
+    floor = 0.4  # of three ways: what reads labels as inputs soon knows a few training classes by heart
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from innerloop.cli.options import (
 )
 
 _OPTIONS = (
-    Option("steps", "outer steps of the training that shows that it learns; 0 leaves it out", "N", "300"),
+    Option("steps", "outer steps of the training that shows that it learns; 0 leaves it out", "N"),
     Option("floor", "score that it has to reach by then, on small tasks", "SCORE", "a mild one"),
     Option("seed", "of tasks and initial weights", "N", "0"),
     JSON,

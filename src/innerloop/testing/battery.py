@@ -58,7 +58,7 @@ def check_algorithm(
     tasks: TaskSource,
     *,
     pupil: MetaLearner | None = None,
-    steps: int = 300,
+    steps: int | None = None,
     floor: float | None = None,
     seed: int = 0,
     on_fail: Literal["raise", "return"] = "raise",
@@ -74,7 +74,7 @@ def check_algorithm(
         pupil: the same algorithm with settings that suit a short training, for the questions that train;
             None is `learner` itself.
         steps: outer steps of the training that has to show that it learns, eight tasks each; 0 leaves
-            that question out.
+            that question out, and None is what its class says (`lessons`).
         floor: the score to reach by then: accuracy, or mean squared error to stay below; None is a mild one.
         seed: of the tasks and the initial meta-parameters.
         on_fail: `raise` a `ContractError` that names what failed, or `return` the answers all the same.
@@ -88,7 +88,7 @@ def check_algorithm(
     >>> bool(certificate)
     True
     """
-    check_count("steps", steps, low=0)
+    steps = getattr(learner, "lessons", 300) if steps is None else check_count("steps", steps, low=0)
     if on_fail not in ("raise", "return"):
         raise ConfigError(f"on_fail = {on_fail!r}", expected="raise or return", do="choose one")
     if not isinstance(learner, MetaLearner):
@@ -97,7 +97,8 @@ def check_algorithm(
             expected="a MetaLearner",
             do="subclass il.MetaLearner, or wrap a module in an algorithm",
         )
-    mild = FLOORS[tasks.spec.metric] if floor is None else floor
+    stated = getattr(learner, "floor", None) if floor is None else floor
+    mild = FLOORS[tasks.spec.metric] if stated is None else stated
     double, meta = _near_its_start(learner, seed)
     episodes, few = _sampled(learner, tasks, seed)
     subject = Subject(learner, pupil or learner, tasks, double, meta, episodes, few, steps, mild)
