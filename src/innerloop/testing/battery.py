@@ -88,7 +88,7 @@ def check_algorithm(
     >>> bool(certificate)
     True
     """
-    steps = getattr(learner, "lessons", 300) if steps is None else check_count("steps", steps, low=0)
+    lessons: int = getattr(learner, "lessons", 300) if steps is None else check_count("steps", steps, low=0)
     if on_fail not in ("raise", "return"):
         raise ConfigError(f"on_fail = {on_fail!r}", expected="raise or return", do="choose one")
     if not isinstance(learner, MetaLearner):
@@ -101,7 +101,7 @@ def check_algorithm(
     mild = FLOORS[tasks.spec.metric] if stated is None else stated
     double, meta = _near_its_start(learner, seed)
     episodes, few = _sampled(learner, tasks, seed)
-    subject = Subject(learner, pupil or learner, tasks, double, meta, episodes, few, steps, mild)
+    subject = Subject(learner, pupil or learner, tasks, double, meta, episodes, few, lessons, mild)
     answers = tuple(_answer(subject, question) for question in QUESTIONS)
     found = Certificate(f"{type(learner).__name__} on {type(tasks).__name__}", answers)
     if on_fail == "raise" and not found:
