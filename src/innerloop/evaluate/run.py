@@ -169,7 +169,7 @@ def evaluate(
 
     scores: list[list[float]] = []
     baselines: dict[str, list[float]] = {name: [] for name in rivals}
-    at = _judged(steps) if curve else sorted({0, steps} if rivals else {steps})
+    at = judged_steps(steps) if curve else sorted({0, steps} if rivals else {steps})
     for block, keys in chosen.blocks(tasks):
         moved = _to(block, device)
         with torch.no_grad(), running_in(ways=count_ways(block.support.y)):
@@ -192,7 +192,8 @@ def evaluate(
     return Evaluation(spec.metric, scores, at, baselines, protocol)
 
 
-def _judged(steps: int) -> list[int]:
+def judged_steps(steps: int) -> list[int]:
+    """Of `steps` inner steps, those after which the way there is judged: the first ten, every fifth, the last."""
     return [k for k in range(steps + 1) if k <= 10 or k % 5 == 0 or k == steps]
 
 
