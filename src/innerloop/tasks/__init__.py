@@ -12,6 +12,7 @@ from innerloop.core.registry import lazy
 if TYPE_CHECKING:
     from innerloop.tasks.arrays import Arrays
     from innerloop.tasks.base import TaskSource
+    from innerloop.tasks.bowls import Bowls
     from innerloop.tasks.cart import Cart
     from innerloop.tasks.features import Features
     from innerloop.tasks.gaussian_process_curves import GaussianProcessCurves
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from innerloop.tasks.harmonic import Harmonic
     from innerloop.tasks.image_folder import ImageFolder
     from innerloop.tasks.linear import Linear
+    from innerloop.tasks.mixture import Mixture
     from innerloop.tasks.omniglot import Omniglot
     from innerloop.tasks.optimize_mlp import OptimizeMLP
     from innerloop.tasks.quadratics import Quadratics
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 #: Name of the class and of the flag -> its file. Adding a source is its file, and its line here.
 REGISTRY: dict[str, str] = {
     "Arrays": "arrays",
+    "Bowls": "bowls",
     "Cart": "cart",
     "Features": "features",
     "GaussianProcessCurves": "gaussian_process_curves",
@@ -35,6 +38,7 @@ REGISTRY: dict[str, str] = {
     "Harmonic": "harmonic",
     "ImageFolder": "image_folder",
     "Linear": "linear",
+    "Mixture": "mixture",
     "Omniglot": "omniglot",
     "OptimizeMLP": "optimize_mlp",
     "Quadratics": "quadratics",
@@ -45,6 +49,7 @@ REGISTRY: dict[str, str] = {
 __all__ = [
     "REGISTRY",
     "Arrays",
+    "Bowls",
     "Cart",
     "Features",
     "GaussianProcessCurves",
@@ -52,6 +57,7 @@ __all__ = [
     "Harmonic",
     "ImageFolder",
     "Linear",
+    "Mixture",
     "Omniglot",
     "OptimizeMLP",
     "Quadratics",

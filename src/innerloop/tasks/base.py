@@ -12,7 +12,9 @@ class TaskSource(Protocol):
     """A distribution over tasks, sampled twice over: first tasks, then support and query of each.
 
     The constructor's arguments stand on `self` under their own names, so that a source can be
-    written to a configuration and rebuilt from it.
+    written to a configuration and rebuilt from it. A source whose tasks are judged on the very examples that
+    they adapt to, by design, says so by a class attribute `own_test = True`; then no check takes that for a
+    leak.
     """
 
     @property

@@ -45,6 +45,9 @@ class Quadratics:
     Reference: Andrychowicz et al. 2016, arXiv 1606.04474, section 3.1.
     """
 
+    #: A task's query is its support.
+    own_test = True
+
     def __init__(self, dim: int = 10, *, variant: Literal["paper", "code"] = "paper") -> None:
         self.dim = check_count("dim", dim)
         if variant not in _VARIANTS:
