@@ -397,7 +397,7 @@ def resume_that_forgets(kept: str) -> Iterator[None]:
 @contextmanager
 def resume_that_does_not_rewind() -> Iterator[None]:
     """Resuming that leaves the lines of steps it will do again."""
-    with mock.patch("innerloop.training.folder.RunFolder.rewind_metrics", return_value=None):
+    with mock.patch("innerloop.training.folder.RunFolder.rewind", return_value=None):
         yield
 
 

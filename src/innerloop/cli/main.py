@@ -34,6 +34,7 @@ COMMANDS = {
     "train": Command("train", "meta-train a learner on a distribution over tasks"),
     "evaluate": Command("evaluate", "judge a run on unseen tasks, beside baselines, with intervals"),
     "compare": Command("compare", "judge several runs on the same tasks, with paired differences"),
+    "doctor": Command("doctor", "say whether runs have converged, what is wrong with them, and what to do"),
     "adapt": Command("adapt", "learn new classes from a few images each, and label other images"),
     "bench": Command("bench", "compare algorithms, or optimizers, on equal terms, in one table"),
     "check": Command("check", "ask an algorithm, of ours or of yours, whether it does what it should"),

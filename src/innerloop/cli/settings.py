@@ -24,7 +24,12 @@ FILES = (
     Option("out", "the run folder to write", "DIR", "runs/ALGORITHM-TASKS-N"),
 )
 _CONFIG = "training/config.py"
-_GROUPS = {"optimizer": "OptimizerConfig", "validation": "ValidationConfig"}
+_GROUPS = {
+    "optimizer": "OptimizerConfig",
+    "objective": "ObjectiveConfig",
+    "validation": "ValidationConfig",
+    "probe": "ProbeConfig",
+}
 _NAMED = (*KINDS, "optimizer")
 
 

@@ -34,7 +34,7 @@ class Diagnosis:
         return max((f.severity for f in self.findings), key=lambda s: s.rank, default=None)
 
     def exit_code(self, fail_on: str = "warn") -> int:
-        """0 where nothing is wrong, 1 for a warning, 2 for an error; with `fail_on="error"`, 0 for a warning."""
+        """2 for an error, 1 for a warning unless only errors are to `fail_on`, 0 otherwise."""
         worst = self.worst
         if worst is Severity.ERROR:
             return 2
@@ -43,7 +43,8 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """What `innerloop doctor --json` prints."""
         return {
-            "verdict": self.verdict.to_dict(),
+            "verdict": self.verdict.state.name,
+            "convergence": self.verdict.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],
             "passed": [answer.to_dict() for answer in self.passed],
             "not_evaluated": [answer.to_dict() for answer in self.silent],

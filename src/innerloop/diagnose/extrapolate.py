@@ -54,7 +54,7 @@ def extrapolate(steps: Values, losses: Values, *, resamples: int = 100) -> Extra
 
 
 def _fit(at: Values, curves: Values, count: int) -> Values:
-    """The best power law through each curve [count, R], at all places `at` [n, R]; c and a are not negative."""
+    """The best power law with c, a >= 0 through each curve [count, R], at all places `at`: [n, R]."""
     least = np.full(curves.shape[1], np.inf)
     found = np.zeros((len(at), curves.shape[1]))
     for power in _POWERS:

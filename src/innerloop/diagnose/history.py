@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 class Series(NamedTuple):
-    """One quantity over a run: `values[i]` [n] was measured after `steps[i]` outer steps; NaN is not finite."""
+    """One quantity over a run: `values[i]` [n] stands for `steps[i]` outer steps done; NaN is not finite."""
 
     steps: list[int]
     values: list[Values]
@@ -40,7 +40,7 @@ class Series(NamedTuple):
         return np.array([v.mean() for v in self.values])
 
     def stacked(self) -> Values:
-        """All measurements [K, n], of the tasks that every one has: the first ones of a split are always the same."""
+        """All measurements [K, n], of the first n tasks, which every one has."""
         count = min(map(len, self.values))
         return np.stack([v[:count] for v in self.values])
 
@@ -51,7 +51,8 @@ class History:
     Args:
         config: the run's whole configuration, as `config.yaml` holds it.
         metrics: the lines of `metrics.jsonl`.
-        rows: the lines of `probe.jsonl`: `step`, `name`, and `values` (a list) or `value` (a number, or a mapping),
+        rows: the lines of `probe.jsonl`: `step`, `name`, and `values` (a list) or `value` (a number, or a
+            mapping),
             and where it applies `split`, `inner_step`, `layer`.
         path: the run folder, or None.
     """
@@ -116,6 +117,11 @@ class History:
         """The outer steps after which the probe looked."""
         return [step for step, _ in self._found.get(("post", "val", None, None), []) if step <= self.end]
 
+    @property
+    def wide_looks(self) -> list[int]:
+        """Those of them at which all was measured that a wide look measures."""
+        return [step for step, _ in self._found.get(("wrong", "val", None, None), []) if step <= self.end]
+
     def has(self, name: str, **place: Any) -> bool:
         return bool(self._rows(name, place))
 
@@ -128,7 +134,9 @@ class History:
         found = self._rows(name, place)
         if not found:
             skipped = self.setup.get("skipped", {})
-            raise NotEvaluated(skipped.get(name, f"no record of {name}" if self.setup else "no probe records"))
+            raise NotEvaluated(
+                skipped.get(name, f"no record of {name}" if self.setup else "no probe records")
+            )
         return Series([step for step, _ in found], [values for _, values in found])
 
     def places(self, name: str, what: str) -> list[Any]:

@@ -22,6 +22,7 @@ class Rule:
         about: what the finding means, in a sentence.
         persist: how many looks in a row must find it: what one look sees may be the noise of one.
         settles: the share of the run before which it is not asked: much is wrong with a run that begins.
+        wide: its records are those of wide looks.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Rule:
     about: str
     persist: int = 1
     settles: float = 0.0
+    wide: bool = False
 
     def ask(self, history: History) -> Answer:
         """The answer for the records as they stand."""
@@ -46,9 +48,11 @@ class Rule:
 
     def _persists(self, history: History) -> bool:
         """Whether the looks before the last one found it too."""
-        looks = history.looks
+        if self.persist == 1:
+            return True
+        looks = history.wide_looks if self.wide else history.looks
         if self.persist > len(looks):
-            return self.persist == 1
+            return False
         try:
             before = (self.check(history.until(look)) for look in looks[-self.persist : -1])
             return all(isinstance(answer, Finding) for answer in before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -81,13 +82,14 @@ class Trend(NamedTuple):
 def trend(values: Values) -> Trend:
     """The trend of losses [K, T] of the same T tasks at K >= 4 looks.
 
-    Looks are averaged in at most ten blocks, whose means are nearly independent where looks are not, and a line
-    is fitted to them. Tasks are paired, so what makes one task harder than another is no part of the interval.
+    Looks are averaged in at most ten blocks, whose means are nearly independent where looks are not, and a
+    line is fitted to them. Tasks are paired, so what makes one task harder than another is no part of the
+    interval.
     """
     looks = len(values)
     blocks = min(10, looks // 2)
     edges = np.linspace(0, looks, blocks + 1).round().astype(int)
-    means = np.stack([values[a:b].mean(0) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    means = np.stack([values[a:b].mean(0) for a, b in itertools.pairwise(edges)])
     at = np.arange(blocks) - (blocks - 1) / 2
     level = float(means.mean())
     scale = blocks / level if level > 0 else math.inf

@@ -149,7 +149,9 @@ def judge(history: History, *, epsilon: float = EPSILON) -> Verdict:
     found = seen.trend
     facts = replace(facts, change=found.change, half_width=found.half_width)
     if seen.broken:
-        facts = replace(facts, notes=(f"{seen.broken:.1%} of task losses are not finite; they count as capped",))
+        facts = replace(
+            facts, notes=(f"{seen.broken:.1%} of task losses are not finite; they count as capped",)
+        )
     if relapsed(history):
         note = f"worse than the best look by more than {RELAPSE:.0%}, twice in a row"
         return replace(facts, state=State.WORSENING, notes=(*facts.notes, note))
@@ -209,19 +211,21 @@ def _needed(found: Trend, facts: Verdict) -> int | None:
 
 
 def window(history: History, post: Series) -> Window:
-    """The last half of the looks since the learning rate last jumped: at least `LEAST_LOOKS`, if there are."""
+    """The last half of the looks since the rate last jumped; at least `LEAST_LOOKS`, if there are."""
     start = last_event(history)
     steps = [step for step in post.steps if step >= start]
     end = steps[-1] if steps else 0
     half = [step for step in steps if step >= start + (end - start) / 2]
     chosen = half if len(half) >= LEAST_LOOKS else steps[-LEAST_LOOKS:]
-    raw = Series(chosen, [v for s, v in zip(post.steps, post.values, strict=True) if s in set(chosen)]).stacked()
+    raw = Series(
+        chosen, [v for s, v in zip(post.steps, post.values, strict=True) if s in set(chosen)]
+    ).stacked()
     bad = ~np.isfinite(raw)
     return Window(chosen, capped(history, raw), float(bad.mean()))
 
 
 def capped(history: History, losses: Values) -> Values:
-    """Losses [..., T] of the first T tasks of `val`, none above `CAP` times what the trivial predictor loses."""
+    """Losses [..., T] of the first T tasks of `val`, none above `CAP` times the trivial loss."""
     trivial = history.series("trivial", split="val").last
     limit = CAP * np.maximum(trivial, trivial.mean())[: losses.shape[-1]]
     return np.minimum(np.where(np.isfinite(losses), losses, np.inf), limit)
@@ -265,7 +269,7 @@ def update(history: History, start: int = 0) -> float | None:
 
 
 def averaging(history: History, start: int = 0) -> Mean | None:
-    """By how much the average of the iterates is better than the iterate, on the same tasks; None if unknown."""
+    """How much better the average of the iterates is than the iterate, on the same tasks; or None."""
     if not history.has("averaged", split="val"):
         return None
     averaged, post = history.series("averaged", split="val"), history.series("post", split="val")

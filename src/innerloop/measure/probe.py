@@ -1,4 +1,4 @@
-"""Fixed tasks on which a learner is judged while it trains: the same at every look, so that differences are paired."""
+"""Fixed tasks on which a learner is judged while it trains: the same each time, so that looks are paired."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from innerloop.tasks.base import TaskSource
 
 Row = dict[str, Any]
 SPLITS: tuple[Split, Split] = ("val", "train")
+SEED = 0
 _BEYOND = 5  # times the trained number of inner steps that a last look goes
 _MOST = 100  # inner steps that it goes at most, unless as many are usual
 
@@ -30,7 +31,7 @@ _MOST = 100  # inner steps that it goes at most, unless as many are usual
 @final
 @dataclass(frozen=True)
 class Probe:
-    """The probe of one run: `FixedEpisodes` of the run's seed, the first of those that a validation takes.
+    """The probe of a run: the first `FixedEpisodes` of seed 0, the same for runs of other seeds.
 
     Args:
         val, train: numbers of tasks of each split.
@@ -39,7 +40,6 @@ class Probe:
 
     learner: ModuleLearner
     tasks: TaskSource
-    seed: int
     val: int = 100
     train: int = 50
     axis: TasksAxis = "auto"
@@ -56,7 +56,7 @@ class Probe:
         return {
             "val": self.val,
             "train": self.train,
-            "seed": self.seed,
+            "seed": SEED,
             "inner_steps": learner.test_inner_steps,
             "trained_steps": learner.inner_steps,
             "metric": spec.metric,
@@ -150,8 +150,13 @@ class Probe:
         return rows
 
     def episodes(self, split: Split, count: int) -> Episode:
-        """The first tasks of a split, stacked, on the device of the learner's tasks."""
-        return join([block for block, _ in FixedEpisodes(split, count, self.seed).blocks(self.tasks)])
+        """The first tasks of a split, stacked."""
+        return join([block for block, _ in FixedEpisodes(split, count, SEED).blocks(self.tasks)])
+
+    def on_device(self, episodes: Episode, meta: Meta) -> Episode:
+        """Tasks where the meta-parameters are."""
+        device = next((leaf.device for leaf in tree.leaves(meta)), torch.device("cpu"))
+        return Episode(*(Batch(batch.x.to(device), batch.y.to(device)) for batch in episodes))
 
     def _each(
         self,
@@ -175,10 +180,9 @@ class Probe:
         return found
 
     def _blocks(self, split: Split, count: int, meta: Meta) -> Iterator[tuple[Episode, Tensor]]:
-        device = next((leaf.device for leaf in tree.leaves(meta)), torch.device("cpu"))
-        for block, keys in FixedEpisodes(split, count, self.seed).blocks(self.tasks):
-            moved = Episode(*(Batch(batch.x.to(device), batch.y.to(device)) for batch in block))
-            yield moved, keys.to(device)
+        for block, keys in FixedEpisodes(split, count, SEED).blocks(self.tasks):
+            moved = self.on_device(block, meta)
+            yield moved, keys.to(moved.query.x.device)
 
     __hash__ = object.__hash__  # one probe is one owner of how its tasks are lifted
 
@@ -204,4 +208,6 @@ def row(
     """One line of records; not-finite numbers become None, others keep seven significant digits."""
     place = {"split": split, "inner_step": inner_step, "layer": layer}
     shown = [float(f"{v:.7g}") if math.isfinite(v) else None for v in values]
-    return {"step": step, "name": name} | {k: v for k, v in place.items() if v is not None} | {"values": shown}
+    return (
+        {"step": step, "name": name} | {k: v for k, v in place.items() if v is not None} | {"values": shown}
+    )

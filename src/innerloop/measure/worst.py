@@ -16,14 +16,14 @@ from innerloop.core.learner import adapt
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.types import Batch, Episode, Meta
 from innerloop.core.vectorise import take
-from innerloop.measure.probe import Probe
+from innerloop.measure.probe import SEED, Probe
 
 _SHOWN = 10  # tasks
 _QUERIES = 20  # of each at most
 
 
 def worst_tasks(probe: Probe, meta: Meta, losses: list[float | None]) -> list[dict[str, Any]]:
-    """The probe's tasks of the largest losses: number, loss, and for images support and query with predictions.
+    """The probe's tasks of the largest losses: number and loss, and images with predictions where they are.
 
     Args:
         losses: query loss of each task of `val` after adaptation; None is not finite.
@@ -34,7 +34,7 @@ def worst_tasks(probe: Probe, meta: Meta, losses: list[float | None]) -> list[di
     episodes = probe.episodes("val", len(known)) if images else None
     found = []
     for i in chosen:
-        told: dict[str, Any] = {"split": "val", "number": i, "seed": probe.seed, "loss": losses[i]}
+        told: dict[str, Any] = {"split": "val", "number": i, "seed": SEED, "loss": losses[i]}
         if episodes is not None:
             told |= _drawn(probe.learner, meta, take(episodes, i))
         found.append(told)

@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from innerloop.core.errors import ConfigError, ContractError, DataError
+from innerloop.diagnose.history import PROBE, lines
 
 log = logging.getLogger("innerloop")
 
@@ -93,28 +95,21 @@ class RunFolder:
                 do="restore the file, or train again",
             ) from error
 
-    def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one line to `metrics.jsonl`."""
-        with told_as_data_error(self.path), (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    def append(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Add lines to a file of records, `metrics.jsonl` or `probe.jsonl`."""
+        with told_as_data_error(self.path), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line that a kill cut short is left out."""
-        path = self.path / METRICS
-        if not path.exists():
-            return []
-        rows = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        return lines(self.path / METRICS)
 
-    def rewind_metrics(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Drop the lines of outer steps after `step`, which a resumed run will write again."""
-        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
-        self.write(METRICS, "".join(kept))
+        for name in (METRICS, PROBE):
+            if (self.path / name).exists() or name == METRICS:
+                kept = [json.dumps(row) + "\n" for row in lines(self.path / name) if row["step"] <= step]
+                self.write(name, "".join(kept))
 
     def save_checkpoint(self, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
         """Write `checkpoints/<name>.safetensors` and `.json` (its values and hash), whole or as before."""

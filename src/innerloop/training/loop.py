@@ -16,6 +16,7 @@ from innerloop.core.memory import is_allocation_failure
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta
 from innerloop.core.vectorise import Lifting
+from innerloop.diagnose.verdict import Verdict
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
 from innerloop.gradients.base import Record
@@ -24,9 +25,10 @@ from innerloop.training.config import TrainConfig
 from innerloop.training.cost import Workload
 from innerloop.training.engine import Settled, cheaper, settle, stored, told
 from innerloop.training.events import EventFiles
-from innerloop.training.folder import ENGINE, RunFolder
+from innerloop.training.folder import ENGINE, METRICS, RunFolder
 from innerloop.training.state import new_state, stored_meta
 from innerloop.training.step import Engine, outer_step, tasks_of
+from innerloop.training.watch import Watch
 
 log = logging.getLogger("innerloop")
 
@@ -41,11 +43,13 @@ class Progress:
         step: outer steps done.
         loss: mean query loss of the tasks of this step.
         validation: the look at the validation tasks that was due after this step, or None.
+        verdict: what the probe says of convergence, if it looked after this step.
     """
 
     step: int
     loss: float
     validation: Evaluation | None
+    verdict: Verdict | None = None
 
 
 class Training:
@@ -71,6 +75,8 @@ class Training:
         self.best_meta: Meta | None = None
         self.seconds = 0.0
         self.events = EventFiles(folder, config.log)
+        watched = folder is not None and config.probe.level != "off"
+        self.watch = Watch(learner, tasks, config, folder) if folder is not None and watched else None
 
     def resume(self) -> None:
         """Go on from the newest undamaged checkpoint of the folder, exactly; from the start without one."""
@@ -78,13 +84,15 @@ class Training:
             return
         found = self.folder.newest_checkpoint()
         if found is None:
-            self.folder.rewind_metrics(-1)
+            self.folder.rewind(-1)
             return
         tensors, values = found
         self.state.restore(tensors, values)
         self.seconds = values["seconds"]
         self._restore_best()
-        self.folder.rewind_metrics(self.state.step)
+        self.folder.rewind(self.state.step)
+        if self.watch is not None:
+            self.watch.go_on(tensors)
 
     def _restore_best(self) -> None:
         """Take over the best meta-parameters; if a cut has damaged them, validation finds new ones."""
@@ -106,19 +114,57 @@ class Training:
         if state.step == 0 and state.best is None:
             self._validate()
             self.save()
-        engine = self._settled().engine if state.step < config.steps else None
-        while engine is not None and state.step < config.steps:
+        engine = self._settled().engine if state.step < config.steps and not self.stopped else None
+        if self.watch is not None and engine is not None:
+            self._first_look(self.watch, engine)
+        while engine is not None and state.step < config.steps and not self.stopped:
             started = time.perf_counter()
+            if self.watch is not None:
+                self.watch.before(state)
             record = self._step(engine)
             self._check_finite(record)
-            self.seconds += time.perf_counter() - started
+            spent = time.perf_counter() - started
+            self.seconds += spent
             self._log(record)
-            last = state.step == config.steps
+            verdict = self._look(engine, spent)
+            last = state.step == config.steps or self.stopped
             found = self._validate() if last or state.step % config.validate_every == 0 else None
             if last or state.step % (config.checkpoint_every or config.validate_every) == 0:
                 self.save()
-            yield Progress(state.step, record.loss, found)
+            yield Progress(state.step, record.loss, found, verdict)
         self.events.close()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training ended before its last step, because it may (`stop="when-converged"`)."""
+        watch = self.watch
+        return self.config.stop == "when-converged" and watch is not None and watch.may_stop
+
+    def _first_look(self, watch: Watch, engine: Engine) -> None:
+        if self.state.step == 0:
+            watch.begin(self.state, engine.gradient)
+        elif not watch.history.setup:
+            log.warning(
+                "a run that began without a probe goes on without one: no verdict, and less for the doctor"
+            )
+            self.watch = None
+
+    def _look(self, engine: Engine, seconds: float) -> Verdict | None:
+        """The probe's look, if it is due, and what follows from it."""
+        watch = self.watch
+        if watch is None:
+            return None
+        verdict = watch.after(self.state, engine.gradient, seconds)
+        if verdict is not None and self.config.stop == "when-converged":
+            if watch.is_kept:
+                self._keep(watch.score)
+            if watch.may_stop and self.state.step < self.config.steps:
+                watch.finish(self.state, engine.gradient)
+        for finding in watch.news():
+            log.warning(
+                "%s: %s (innerloop doctor %s)", finding.id, finding.title, self.folder and self.folder.path
+            )
+        return verdict
 
     def _settled(self) -> Settled:
         """The engine that an earlier part of the run wrote down, or a new one."""
@@ -155,7 +201,8 @@ class Training:
         if self.folder is None:
             return
         values = self.state.values() | {"seconds": round(self.seconds, 3)}
-        self.folder.save_checkpoint(f"step-{self.state.step}", self.state.tensors(), values)
+        tensors = self.state.tensors() | (self.watch.tensors() if self.watch else {})
+        self.folder.save_checkpoint(f"step-{self.state.step}", tensors, values)
         self.folder.prune_checkpoints(KEEP)
 
     def _validate(self) -> Evaluation:
@@ -163,7 +210,7 @@ class Training:
         first = state.step == 0
         found = evaluate(
             self.learner,
-            state.meta,
+            state.judged,
             self.tasks,
             FixedEpisodes("val", config.validation.episodes, config.seed),
             tasks_axis=config.tasks_axis,
@@ -171,12 +218,9 @@ class Training:
             curve=False,
         )
         mean = found.summary.mean
-        if state.best is None or found.better(mean, state.best[0]):
-            state.best = (mean, state.step)
-            self.best_meta = tree.map(lambda leaf: leaf.detach().clone(), state.meta)
-            if self.folder:
-                meta = {path: leaf for path, leaf in state.tensors().items() if path.startswith("meta/")}
-                self.folder.save_checkpoint("best", meta, {"step": state.step, "score": mean})
+        by_score = config.stop == "never" or self.watch is None
+        if state.best is None or (by_score and found.better(mean, state.best[0])):
+            self._keep(mean)
         row = found.to_dict()
         kept = ("metric", "mean", "ci95", "n", "median", "diverged", "inner_steps", "batch_norm")
         row = {"kind": "validation", "step": state.step} | {name: row[name] for name in kept}
@@ -184,6 +228,15 @@ class Training:
             row["baselines"] = {n: b["mean"] for n, b in found.to_dict()["baselines"].items()}
         self._write(row)
         return found
+
+    def _keep(self, score: float) -> None:
+        """Take the weights of this moment for the best ones."""
+        state = self.state
+        state.best = (score, state.step)
+        self.best_meta = tree.map(lambda leaf: leaf.detach().clone(), state.judged)
+        if self.folder:
+            meta = {path: leaf.contiguous() for path, leaf in tree.flatten(self.best_meta, "meta").items()}
+            self.folder.save_checkpoint("best", meta, {"step": state.step, "score": score})
 
     def _log(self, record: Record) -> None:
         state, config = self.state, self.config
@@ -204,13 +257,15 @@ class Training:
 
     def _write(self, row: dict) -> None:
         if self.folder:
-            self.folder.append_metrics(row | {"seconds": round(self.seconds, 3)})
+            self.folder.append(METRICS, [row | {"seconds": round(self.seconds, 3)}])
         self.events.write(row)
 
     def _check_finite(self, record: Record) -> None:
         if not record.mostly_failed:
             return
         failed = [i for i, outcome in enumerate(record.outcomes) if not outcome.ok]
+        row = {"kind": "nonfinite", "step": self.state.step, "failed_tasks": len(failed)}
+        self._write(row | {"tasks": len(record.outcomes)})
         shown = ", ".join(map(str, failed[:8])) + (", ..." if len(failed) > 8 else "")
         raise NonFiniteError(
             f"step {self.state.step}: tasks {shown} of {len(record.outcomes)} are not finite "

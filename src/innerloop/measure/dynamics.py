@@ -1,0 +1,99 @@
+"""Derivatives of the inner loop and the meta-gradient on a few tasks, as records of wide looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from innerloop.algorithms.base import ModuleLearner
+from innerloop.core.rng import key
+from innerloop.core.types import Episode, Meta
+from innerloop.core.vectorise import take
+from innerloop.diagnose.finding import NotEvaluated
+from innerloop.gradients.base import MetaGradient
+from innerloop.measure.backward import backward_norms
+from innerloop.measure.curvature import inner_curvature
+from innerloop.measure.first_order import first_order_gap
+from innerloop.measure.gradient_noise import gradient_noise
+from innerloop.measure.probe import Row, row
+from innerloop.measure.sensitivity import sensitivity
+
+FEW = 3  # tasks whose inner loop is looked at; it is the worst of them that counts
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Measures the derivatives of a learner.
+
+    Attributes:
+        path: how its meta-gradient is obtained in training.
+        tasks_per_step: the size of a meta-batch, whose noise is asked for.
+        seed: of the run.
+    """
+
+    learner: ModuleLearner
+    path: MetaGradient
+    tasks_per_step: int
+    seed: int
+
+    def rows(self, meta: Meta, step: int, fixed: Episode, fresh: Episode) -> tuple[list[Row], dict[str, str]]:
+        """The records, and why those that are missing do not apply.
+
+        Args:
+            fixed: the few tasks that the inner loop is looked at on, the same at every look.
+            fresh: tasks as training has them, others at every look, for the noise of the meta-gradient.
+        """
+        found: list[Row] = []
+        skipped: dict[str, str] = {}
+        place = key(self.seed, "probe", step)
+        few = [take(fixed, i) for i in range(min(FEW, len(fixed.query.x)))]
+        steps = self.learner.inner_steps
+
+        def tried(names: tuple[str, ...], measure: Callable[[], list[Row]]) -> None:
+            try:
+                found.extend(measure())
+            except NotEvaluated as error:
+                skipped.update(dict.fromkeys(names, str(error)))
+
+        def noise() -> list[Row]:
+            told = gradient_noise(
+                self.path, self.learner, meta, fresh, key=place, num_tasks=self.tasks_per_step
+            )
+            numbers = {"signal": told.signal, "noise": told.noise, "norm": told.norm}
+            rows = [
+                row(step, name, [value]) for name, value in (numbers | {"leverage": told.leverage}).items()
+            ]
+            return [*rows, row(step, "gradient", list(told.norms))]
+
+        def curvature() -> list[Row]:
+            at = sorted({0, max(0, steps - 1)})
+            worst = [max(inner_curvature(self.learner, meta, one, at=k) for k in at) for one in few]
+            return [row(step, "curvature", worst)]
+
+        def growth() -> list[Row]:
+            return [row(step, "sensitivity", [sensitivity(self.learner, meta, one, steps) for one in few])]
+
+        def backward() -> list[Row]:
+            norms = [backward_norms(self.learner, meta, one, steps) for one in few]
+            return [
+                row(step, "backward", [of[layer][k] for of in norms], inner_step=k, layer=layer)
+                for layer in norms[0]
+                for k in range(len(norms[0][layer]))
+            ]
+
+        def first_order() -> list[Row]:
+            cosine, error = first_order_gap(self.learner, meta, take(fixed, slice(0, FEW)), key=place)
+            return [row(step, "first_order", [cosine]), row(step, "first_order_error", [error])]
+
+        tried(("gradient", "signal", "noise", "norm", "leverage"), noise)
+        tried(("curvature",), curvature)
+        tried(("sensitivity",), growth)
+        tried(("backward",), backward)
+        tried(("first_order", "first_order_error"), first_order)
+        return found, skipped
+
+
+def noted(setup: dict[str, Any], skipped: dict[str, str]) -> dict[str, Any]:
+    """The facts of a probe, with why quantities do not apply."""
+    return setup | {"skipped": setup.get("skipped", {}) | skipped}

@@ -1,0 +1,255 @@
+"""A run that is looked at while it trains: what is measured, how often, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from innerloop.algorithms.base import ModuleLearner
+from innerloop.core import tree
+from innerloop.core.mode import running_in
+from innerloop.core.rng import key
+from innerloop.core.types import Meta
+from innerloop.diagnose.finding import Finding, Severity
+from innerloop.diagnose.history import PROBE, History, lines
+from innerloop.diagnose.keeper import earliest_best
+from innerloop.diagnose.rules import RULES
+from innerloop.diagnose.verdict import Verdict, judge
+from innerloop.gradients.base import MetaGradient, learned
+from innerloop.measure.dynamics import FEW, Dynamics, noted
+from innerloop.measure.preflight import leak_rows
+from innerloop.measure.probe import SPLITS, Probe, Row, row
+from innerloop.measure.worst import worst_tasks
+from innerloop.tasks.base import TaskSource
+from innerloop.training.config import TrainConfig
+from innerloop.training.experiment import describe
+from innerloop.training.folder import RunFolder
+from innerloop.training.state import TrainState
+from innerloop.training.step import to_device
+
+WORST = "worst-tasks.json"
+_SHARE = 0.08  # of the training time that may go into looking; a tenth, with room for what is not foreseen
+_MOST = 200  # looks of a whole run
+_ENOUGH = 32  # looks that a verdict needs; with fewer, a look is made smaller
+_WIDE = 5  # looks between two wide ones
+_SURE = 3  # looks in a row that must agree before training stops
+_FEWEST = 25  # tasks that a look is not made smaller than
+_TIMED = 6  # steps that are timed before it is settled how often to look
+_FRESH = 8  # tasks that the noise of the meta-gradient is estimated on
+_KEPT = 0.8  # of the average of the iterates at each look: about the last nine looks
+
+
+@final
+class Watch:
+    """Looks at a run now and then, and never changes what it sees.
+
+    Attributes:
+        history: all records so far.
+        verdict: what they say at the last look, or None before the first.
+        found: findings of the last wide look.
+    """
+
+    def __init__(
+        self, learner: ModuleLearner, tasks: TaskSource, config: TrainConfig, folder: RunFolder | None
+    ) -> None:
+        self.learner, self.tasks, self.config, self.folder = learner, tasks, config, folder
+        probe, axis = config.probe, config.tasks_axis
+        self._probe = Probe(learner, tasks, probe.tasks, max(2, probe.tasks // 2), axis)
+        self.history = History(describe(learner, tasks, config).to_dict(), path=folder and folder.path)
+        self.verdict: Verdict | None = None
+        self.found: tuple[Finding, ...] = ()
+        self._every: int | None = config.probe.every
+        self._average: Meta | None = None
+        self._before: dict[str, Tensor] | None = None
+        self._told: set[str] = set()
+        self._timed: list[float] = []
+        self.seconds = 0.0
+
+    # --- in the life of a run ----------------------------------------------------------------------------
+
+    def begin(self, state: TrainState, path: MetaGradient) -> None:
+        """What is asked once, and the first look, before any step."""
+        if self.folder is not None:
+            self.folder.write(PROBE, "")
+        setup = self._probe.setup()
+        rows = [row(0, "trivial", self._probe.trivial(split), split=split) for split in SPLITS]
+        found, skipped = leak_rows(state.meta, self._probe)
+        more, others = self._dynamics(path, state)
+        setup = noted(setup, skipped | others) | {"every": self._every, "wide": _WIDE}
+        self._write([{"step": 0, "name": "setup", "value": setup}, *rows, *found, *more])
+        self._write(self._probe.look(state.meta, 0) + self._probe.wide(state.meta, 0, average=None))
+        self._judge(wide=True)
+
+    def go_on(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the records in the folder, and what the checkpoint holds of the average."""
+        if self.folder is not None:
+            self.history.append(lines(self.folder.path / PROBE))
+        setup = self.history.setup
+        self._every = setup.get("every", self._every)
+        if setup:
+            self._probe = self._sized(setup)
+            self._judge(wide=True)
+        average = {n.removeprefix("probe/"): leaf for n, leaf in tensors.items() if n.startswith("probe/")}
+        self._average = tree.unflatten(average) if average else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint has to keep: the average of the iterates."""
+        average = {} if self._average is None else tree.flatten(self._average, "probe")
+        return {name: leaf.detach().contiguous() for name, leaf in average.items()}
+
+    def before(self, state: TrainState) -> None:
+        """Keep the weights, if the step that comes is one to look at."""
+        self._before = None
+        if self._due(state.step + 1):
+            self._before = {n: leaf.detach().clone() for n, leaf in tree.flatten(learned(state.meta)).items()}
+
+    def after(self, state: TrainState, path: MetaGradient, seconds: float) -> Verdict | None:
+        """Look, if a look is due; `seconds` is what the step took. The verdict, if there is a new one."""
+        started = time.perf_counter()
+        step, looked = state.step, self._due(state.step)
+        if looked:
+            self._look(state, path, wide=self._wide_due(step), last=step == self.config.steps)
+        elif self._every is None:
+            self._timed.append(seconds)
+            if len(self._timed) == _TIMED:
+                self._settle(state, path)
+        self._before = None
+        self.seconds += time.perf_counter() - started
+        return self.verdict if looked else None
+
+    def finish(self, state: TrainState, path: MetaGradient) -> None:
+        """The last look, where training stops before its last step."""
+        self._look(state, path, wide=True, last=True, again=True)
+
+    # --- how often ---------------------------------------------------------------------------------------
+
+    def _due(self, step: int) -> bool:
+        return step == self.config.steps or (self._every is not None and step % self._every == 0)
+
+    def _wide_due(self, step: int) -> bool:
+        return step == self.config.steps or (self._every is not None and step % (self._every * _WIDE) == 0)
+
+    def _settle(self, state: TrainState, path: MetaGradient) -> None:
+        """After a few steps: how often to look, so that looking takes its share of the time and no more."""
+        step_time = statistics.median(self._timed[1:])  # the first may have compiled
+        look, wide = self._look(state, path, wide=True, last=False)
+        tasks = self._probe.val
+        while tasks > _FEWEST and (look + wide / _WIDE) * _ENOUGH > _SHARE * step_time * self.config.steps:
+            tasks, look, wide = tasks // 2, look / 2, wide / 2
+        every = (look + wide / _WIDE) / (_SHARE * step_time)
+        self._every = max(1, math.ceil(every), -(-self.config.steps // _MOST))
+        setup = self.history.setup | {"every": self._every, "val": tasks, "train": max(2, tasks // 2)}
+        self._probe = self._sized(setup)
+        self._write([{"step": 0, "name": "setup", "value": setup}])
+
+    def _sized(self, setup: dict[str, Any]) -> Probe:
+        return Probe(self.learner, self.tasks, setup["val"], setup["train"], self.config.tasks_axis)
+
+    # --- a look ------------------------------------------------------------------------------------------
+
+    def _look(
+        self, state: TrainState, path: MetaGradient, *, wide: bool, last: bool, again: bool = False
+    ) -> tuple[float, float]:
+        """Measure and write down; the seconds of what every look has, and of what wide ones have beside it.
+
+        Args:
+            again: what every look has was recorded at this step already.
+        """
+        started, step, meta = time.perf_counter(), state.step, state.meta
+        rows: list[Row] = []
+        if not again:
+            rows = [row(step, "lr", [self.config.optimizer.rate(step - 1, self.config.steps)])]
+            rows += self._updates(state) + self._probe.look(meta, step)
+        between = time.perf_counter()
+        if wide:
+            rows += self._probe.wide(meta, step, average=self._average, last=last)
+            rows += self._dynamics(path, state)[0]
+        ended = time.perf_counter()
+        self._write(rows)
+        if not again:
+            self._average = self._averaged(meta)
+        self._judge(wide=wide)
+        if last and self.folder is not None:
+            losses = self.history.series("post", split="val").last.tolist()
+            told = {"tasks": worst_tasks(self._probe, meta, losses)}
+            self.folder.write(WORST, json.dumps(told) + "\n")
+        return between - started, ended - between
+
+    def _judge(self, *, wide: bool) -> None:
+        self.verdict = judge(self.history, epsilon=self.config.probe.epsilon)
+        if wide:
+            answers = [rule.ask(self.history) for rule in RULES]
+            self.found = tuple(a for a in answers if isinstance(a, Finding))
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the verdict allows to stop, at this look and at the two before it."""
+        if self.verdict is None or not self.verdict.stops:
+            return False
+        before = self.history.looks[-_SURE:-1]
+        epsilon = self.config.probe.epsilon
+        return len(before) == _SURE - 1 and all(
+            judge(self.history.until(look), epsilon=epsilon).state is self.verdict.state for look in before
+        )
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the last look is the earliest that is not worse than the best."""
+        return earliest_best(self.history, epsilon=self.config.probe.epsilon) == self.history.looks[-1]
+
+    @property
+    def score(self) -> float:
+        """The mean score of the last look."""
+        return float(self.history.series("score", split="val").last.mean())
+
+    def news(self) -> list[Finding]:
+        """Errors that were found since this was last asked."""
+        errors = [f for f in self.found if f.severity is Severity.ERROR and f.id not in self._told]
+        self._told |= {finding.id for finding in errors}
+        return errors
+
+    def _updates(self, state: TrainState) -> list[Row]:
+        """Relative sizes of the last update: of all that is learned, and of each leaf."""
+        if self._before is None:
+            return []
+        moved, sizes = {}, {}
+        for name, leaf in tree.flatten(learned(state.meta)).items():
+            moved[name] = float((leaf.detach() - self._before[name]).norm())
+            sizes[name] = float(self._before[name].norm())
+        whole = _norm(moved.values()) / max(_norm(sizes.values()), 1e-30)
+        rows = [row(state.step, "update", [whole])]
+        return rows + [
+            row(state.step, "update", [moved[name] / max(sizes[name], 1e-30)], layer=name) for name in moved
+        ]
+
+    def _averaged(self, meta: Meta) -> Meta:
+        now = tree.map(lambda leaf: leaf.detach().clone(), meta)
+        kept = self._average
+        return now if kept is None else tree.map(lambda a, b: a.lerp(b, 1 - _KEPT), kept, now)
+
+    def _dynamics(self, path: MetaGradient, state: TrainState) -> tuple[list[Row], dict[str, str]]:
+        """Derivatives, on the few tasks that stay the same and on fresh ones."""
+        fixed = self._probe.episodes("val", FEW)
+        place = key(self.config.seed, "probe tasks", state.step)
+        pooled = self.learner.pooled
+        fresh = self.tasks.pooled(_FRESH, place) if pooled else self.tasks.sample("train", _FRESH, place)
+        close = Dynamics(self.learner, path, self.config.tasks_per_step, self.config.seed)
+        device = self.config.device
+        with running_in(progress=state.step / self.config.steps):
+            return close.rows(state.meta, state.step, to_device(fixed, device), to_device(fresh, device))
+
+    def _write(self, rows: list[Row]) -> None:
+        if self.folder is not None:
+            self.folder.append(PROBE, rows)
+        self.history.append(rows)
+
+
+def _norm(numbers: Iterable[float]) -> float:
+    return float(torch.tensor(list(numbers), dtype=torch.float64).norm())
