@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Self, final
 
 import numpy as np
@@ -26,8 +27,8 @@ class Bowls:
 
     Gradient descent with rate a moves each coordinate for itself, so with A = (1 - a h)^N all is known: the
     adapted parameters, the meta-loss and its gradient, exact and first-order, the largest curvature, the
-    derivative of the adapted parameters, and the loss that no initialisation undercuts. The methods give them
-    in float64: what measures a training is held against them.
+    derivative of the adapted parameters, and the loss that no initialisation undercuts. `descent` gives them:
+    what measures a training is held against them.
 
     Args:
         curvatures: h, one number for each coordinate, > 0; the largest decides which inner rates are stable.
@@ -105,53 +106,74 @@ class Bowls:
         """Three curvatures; the distribution itself needs no data."""
         return cls()
 
-    # --- closed forms: theta [d] or [T, d], centres [T, d], all float64 ----------------------------------
-
     def centres(self, episodes: Episode) -> Tensor:
-        """The centres [T, d] of some tasks, read from their rows."""
+        """The centres [T, d] of some `episodes`, float64, read from their rows."""
         x, y = episodes.support
         return y[..., 0].double() / x.double().diagonal(dim1=-2, dim2=-1)
 
-    def contraction(self, inner_lr: float, steps: int) -> Tensor:
-        """A = (1 - a h)^N [d]: the share of its distance to the centre that each coordinate keeps."""
-        return (1 - inner_lr * self._h) ** steps
+    def descent(self, inner_lr: float, inner_steps: int) -> Descent:
+        """What `inner_steps` of gradient descent with rate `inner_lr` do to these tasks, in closed form."""
+        curvatures = torch.tensor(self.curvatures, dtype=torch.float64)
+        return Descent(curvatures, self.centre, self.spread, inner_lr, inner_steps)
 
-    def adapted(self, theta: Tensor, centres: Tensor, inner_lr: float, steps: int) -> Tensor:
-        """Parameters [T, d] after `steps` of gradient descent from theta: theta - (1 - A)(theta - c)."""
-        return theta - (1 - self.contraction(inner_lr, steps)) * (theta - centres)
 
-    def meta_losses(self, theta: Tensor, centres: Tensor, inner_lr: float, steps: int) -> Tensor:
-        """The loss [T] of each task after adaptation: 1/2 sum h A^2 (theta - c)^2."""
-        away = self.adapted(theta, centres, inner_lr, steps) - centres
-        return 0.5 * (self._h * away.square()).sum(-1)
+@final
+@dataclass(frozen=True)
+class Descent:
+    """Gradient descent on bowls in closed form, in float64: theta is [d] or [T, d], centres are [T, d].
 
-    def expected_meta_loss(self, theta: Tensor, inner_lr: float, steps: int) -> float:
-        """The meta-loss over the whole distribution: that of a task at the mean centre, and the floor."""
-        middle = torch.full_like(self._h, self.centre)
-        own = self.meta_losses(theta, middle[None], inner_lr, steps)
-        return float(own[0]) + self.floor(inner_lr, steps)
+    Attributes:
+        curvatures: h [d].
+        centre, spread: mean and standard deviation of the tasks' centres.
+        inner_lr: the rate a.
+        inner_steps: the number of steps N.
+    """
 
-    def meta_gradients(
-        self, theta: Tensor, centres: Tensor, inner_lr: float, steps: int, *, first_order: bool = False
-    ) -> Tensor:
-        """The gradient [T, d] of each task's meta-loss, A h A (theta - c); first-order it lacks one A."""
-        kept = self.contraction(inner_lr, steps)
-        slope = self._h * kept * (theta - centres)
-        return slope if first_order else kept * slope
-
-    def curvature(self, inner_lr: float) -> float:
-        """a max h: gradient descent is stable below 2."""
-        return inner_lr * float(self._h.max())
-
-    def sensitivity(self, inner_lr: float, steps: int) -> float:
-        """The largest singular value of the derivative of the adapted parameters: max |A|."""
-        return float(self.contraction(inner_lr, steps).abs().max())
-
-    def floor(self, inner_lr: float, steps: int) -> float:
-        """The meta-loss at the best initialisation, 1/2 tr(A H A S): what the spread of tasks leaves."""
-        kept = self.contraction(inner_lr, steps)
-        return 0.5 * self.spread**2 * float((self._h * kept.square()).sum())
+    curvatures: Tensor
+    centre: float
+    spread: float
+    inner_lr: float
+    inner_steps: int
 
     @property
-    def _h(self) -> Tensor:
-        return torch.tensor(self.curvatures, dtype=torch.float64)
+    def contraction(self) -> Tensor:
+        """A = (1 - a h)^N [d]: the share of its distance to the centre that each coordinate keeps."""
+        return self.contraction_of(self.inner_steps)
+
+    def contraction_of(self, steps: int) -> Tensor:
+        """The same for another number of `steps`."""
+        return (1 - self.inner_lr * self.curvatures) ** steps
+
+    def adapted(self, theta: Tensor, centres: Tensor) -> Tensor:
+        """Parameters [T, d] that descent from theta reaches: theta - (1 - A) (theta - c)."""
+        return theta - (1 - self.contraction) * (theta - centres)
+
+    def meta_losses(self, theta: Tensor, centres: Tensor) -> Tensor:
+        """The loss [T] of each task after adaptation: 1/2 sum h A^2 (theta - c)^2."""
+        away = self.adapted(theta, centres) - centres
+        return 0.5 * (self.curvatures * away.square()).sum(-1)
+
+    def expected_meta_loss(self, theta: Tensor) -> float:
+        """The meta-loss over the whole distribution: that of a task at the mean centre, plus the floor."""
+        middle = torch.full_like(self.curvatures, self.centre)
+        return float(self.meta_losses(theta, middle)) + self.floor
+
+    def meta_gradients(self, theta: Tensor, centres: Tensor, *, first_order: bool = False) -> Tensor:
+        """The gradient [T, d] of each task's meta-loss, A h A (theta - c); one A less if `first_order`."""
+        slope = self.curvatures * self.contraction * (theta - centres)
+        return slope if first_order else self.contraction * slope
+
+    @property
+    def curvature(self) -> float:
+        """a max h: descent is stable below 2."""
+        return self.inner_lr * float(self.curvatures.max())
+
+    @property
+    def sensitivity(self) -> float:
+        """The largest singular value of the derivative of the adapted parameters by theta: max |A|."""
+        return float(self.contraction.abs().max())
+
+    @property
+    def floor(self) -> float:
+        """The meta-loss of the best initialisation, 1/2 tr(A H A S): what the spread S of tasks leaves."""
+        return 0.5 * self.spread**2 * float((self.curvatures * self.contraction.square()).sum())

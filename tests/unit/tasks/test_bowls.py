@@ -13,6 +13,7 @@ BOWLS = Bowls((0.1, 0.7, 1.9), centre=0.5, spread=2.0)
 H = torch.tensor([0.1, 0.7, 1.9], dtype=torch.float64)
 THETA = torch.tensor([1.0, -2.0, 0.3], dtype=torch.float64)
 RATE, STEPS = 0.6, 3
+DESCENT = BOWLS.descent(RATE, STEPS)
 
 
 def losses(theta: Tensor, num: int = 4) -> Tensor:
@@ -43,45 +44,45 @@ def test_the_mean_squared_error_of_a_linear_model_is_the_bowl():
 
 
 def test_adapted_parameters_are_those_of_gradient_descent():
-    near(BOWLS.adapted(THETA, centres(), RATE, STEPS), descended(THETA).detach())
+    near(DESCENT.adapted(THETA, centres()), descended(THETA).detach())
 
 
 def test_the_meta_loss_and_its_gradient_are_those_of_the_unrolled_loop():
     theta = THETA.clone().requires_grad_()
     reached = losses(descended(theta))
-    near(BOWLS.meta_losses(THETA, centres(), RATE, STEPS), reached.detach())
+    near(DESCENT.meta_losses(THETA, centres()), reached.detach())
     exact = torch.autograd.grad(reached.mean(), theta)[0]
-    near(BOWLS.meta_gradients(THETA, centres(), RATE, STEPS).mean(0), exact)
+    near(DESCENT.meta_gradients(THETA, centres()).mean(0), exact)
 
 
 def test_the_first_order_gradient_is_the_query_gradient_at_the_adapted_point():
     phi = descended(THETA).detach().requires_grad_()
     first_order = torch.autograd.grad(losses(phi).sum(), phi)[0]
-    near(BOWLS.meta_gradients(THETA, centres(), RATE, STEPS, first_order=True), first_order)
+    near(DESCENT.meta_gradients(THETA, centres(), first_order=True), first_order)
 
 
 def test_the_derivative_of_the_loop_has_the_largest_singular_value_that_is_said():
     jacobian = torch.autograd.functional.jacobian(lambda theta: descended(theta)[0], THETA)
-    assert float(torch.linalg.matrix_norm(jacobian, 2)) == pytest.approx(BOWLS.sensitivity(RATE, STEPS), 1e-6)
+    assert float(torch.linalg.matrix_norm(jacobian, 2)) == pytest.approx(DESCENT.sensitivity, 1e-6)
 
 
 def test_the_curvature_is_that_of_the_hessian():
     hessian = torch.autograd.functional.hessian(lambda theta: losses(theta)[0], THETA)
     largest = RATE * float(torch.linalg.eigvalsh(hessian).max())
-    assert largest == pytest.approx(BOWLS.curvature(RATE), 1e-6)
+    assert largest == pytest.approx(DESCENT.curvature, 1e-6)
 
 
 def test_the_expected_meta_loss_is_the_mean_over_many_tasks():
-    many = BOWLS.meta_losses(THETA, centres(40_000), RATE, STEPS)
+    many = DESCENT.meta_losses(THETA, centres(40_000))
     error = float(many.std()) / 200
-    assert abs(float(many.mean()) - BOWLS.expected_meta_loss(THETA, RATE, STEPS)) < 4 * error
+    assert abs(float(many.mean()) - DESCENT.expected_meta_loss(THETA)) < 4 * error
 
 
 def test_no_initialisation_goes_below_the_floor_and_the_mean_centre_reaches_it():
     best = torch.full((3,), 0.5, dtype=torch.float64)
-    floor = BOWLS.floor(RATE, STEPS)
-    assert BOWLS.expected_meta_loss(best, RATE, STEPS) == pytest.approx(floor, 1e-12)
-    assert BOWLS.expected_meta_loss(best + 0.01, RATE, STEPS) > floor
+    floor = DESCENT.floor
+    assert DESCENT.expected_meta_loss(best) == pytest.approx(floor, 1e-12)
+    assert DESCENT.expected_meta_loss(best + 0.01) > floor
 
 
 def test_centres_have_the_mean_and_the_spread():
