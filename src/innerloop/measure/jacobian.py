@@ -35,10 +35,13 @@ class Jacobian:
         self._forward: tuple[list[Tensor], list[Tensor]] | None = None
 
     def start(self) -> Tensor:
-        """A fixed random direction [n], in the space that the products are in."""
-        rng = torch.Generator().manual_seed(0)
-        like = self._inputs[0]
-        return torch.randn(sum(leaf.numel() for leaf in self._inputs), generator=rng).to(like)
+        """Where to begin an iteration [n]: where the steps went, and a little of a fixed random direction.
+
+        Steps go where the loss is steep, which is most of what is looked for; no direction is left out.
+        """
+        gone = _flat([o - i for o, i in zip(self._outputs, self._inputs, strict=True)], self._inputs)
+        drawn = torch.randn(gone.numel(), generator=torch.Generator().manual_seed(0)).to(gone)
+        return gone / gone.norm().clamp_min(torch.finfo(gone.dtype).tiny) + 0.1 * drawn / drawn.norm()
 
     def transposed(self, vector: Tensor) -> Tensor:
         """J^T w [n], by one backward pass."""

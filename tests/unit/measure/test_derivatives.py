@@ -74,7 +74,7 @@ def test_sensitivity_is_the_largest_singular_value_of_the_matrix(name):
     learner, meta, episode = case_of(name)
     matrix = written_out(learner, meta, episode, range(learner.inner_steps))
     largest = float(torch.linalg.matrix_norm(matrix, 2))
-    assert sensitivity(learner, meta, episode, learner.inner_steps) == pytest.approx(largest, rel=0.01)
+    assert sensitivity(learner, meta, episode, learner.inner_steps) == pytest.approx(largest, rel=0.02)
     close = sensitivity(learner, meta, episode, learner.inner_steps, steps=200, tolerance=1e-12)
     assert close == pytest.approx(largest, rel=1e-6)
 
