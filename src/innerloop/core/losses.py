@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from innerloop.core.types import Loss, Metric
+from innerloop.core.types import Episode, Loss, Metric
 
 
 def loss_value(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
@@ -14,6 +16,13 @@ def loss_value(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
     if loss == "cross_entropy":
         return F.cross_entropy(outputs, y)
     return (outputs - y).square().mean()
+
+
+def trivial_loss(loss: Loss, episode: Episode, ways: int | None = None) -> Tensor:
+    """The query loss of one task for a predictor that ignores inputs: the support mean, or a fair guess."""
+    if loss == "cross_entropy":
+        return episode.support.x.new_tensor(math.log(ways or 1))
+    return loss_value(loss, episode.support.y.mean(0).expand_as(episode.query.y), episode.query.y)
 
 
 def score(metric: Metric, outputs: Tensor, y: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class Tasks:
     """Stacked episodes, the key of each task [T], how to lift and run them, and what was carried to here.
 
     Attributes:
+        weights: of each task's gradient in the sum [T]; None is one for each.
         run: calls a pure function of trees, compiled or not: `run(fn, key, *trees)`.
     """
 
@@ -80,11 +81,14 @@ class Tasks:
     keys: Tensor
     axis: TasksAxis = "auto"
     carry: Carry = None
+    weights: Tensor | None = None
     run: Callable[..., Tree] = eagerly
 
     def only(self, which: Tensor | slice) -> Tasks:
         carry = None if self.carry is None else take(self.carry, which)
-        return replace(self, episodes=take(self.episodes, which), keys=self.keys[which], carry=carry)
+        weights = None if self.weights is None else self.weights[which]
+        found = replace(self, episodes=take(self.episodes, which), keys=self.keys[which], carry=carry)
+        return replace(found, weights=weights)
 
 
 class MetaGradient(ABC):
@@ -103,7 +107,7 @@ class MetaGradient(ABC):
 
     @abstractmethod
     def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:
-        """The summed gradient of some tasks, and what each gave, whatever becomes of them."""
+        """The sum of some tasks' gradients, each times its weight, and what each gave, finite or not."""
 
     @abstractmethod
     def passes(self, steps: int) -> float:
@@ -124,6 +128,7 @@ class MetaGradient(ABC):
         episodes: Episode,
         carry: Carry = None,
         *,
+        weights: Tensor | None = None,
         key: int = 0,
         axis: TasksAxis = "auto",
         compile: bool = False,
@@ -132,6 +137,9 @@ class MetaGradient(ABC):
 
         Args:
             episodes: stacked tasks, each leaf [T, ...].
+            weights: factors of the tasks' gradients in that mean [T], >= 0; None is one for each. A task of
+                factor zero is not computed, and is neither counted nor recorded. Not for paths whose
+                unrolls are carried over outer steps.
             carry: what the previous outer step returned; None at first, and for most paths always.
             key: source of the randomness inside inner steps (see `core.rng.key`).
             axis: how tasks are lifted.
@@ -144,6 +152,8 @@ class MetaGradient(ABC):
         count = num_tasks(episodes)
         keys = tensor_keys(key, count, episodes.support.x.device)
         tasks = self.begin(Tasks(episodes, keys, axis, carry))
+        if weights is not None:
+            tasks = replace(tasks, weights=weights.to(keys.device)).only(weights.to(keys.device) > 0)
         run = compiler_of(learner) if compile else eagerly
         found = self.summed(learner, meta, replace(tasks, run=run))
         outcomes = [Outcome.FINITE] * len(found.losses)
@@ -191,6 +201,13 @@ class MetaGradient(ABC):
             alone = self.summed(learner, meta, tasks.only(slice(i, i + 1)))
             found.append(Outcome.FINITE if tree.is_finite(alone.grads) else Outcome.NONFINITE_GRADIENT)
         return found
+
+
+def weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
+    """The sum over tasks of values [T, ...], each times its weight."""
+    if weights is None:
+        return values.sum(0)
+    return torch.tensordot(weights.to(values.dtype), values, dims=1)
 
 
 def learned(meta: Meta) -> Meta:

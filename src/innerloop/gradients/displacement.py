@@ -13,7 +13,7 @@ from innerloop.core.learner import MetaLearner, adapt
 from innerloop.core.mode import running_in
 from innerloop.core.types import Episode, Meta, Tree
 from innerloop.core.vectorise import Lift
-from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like
+from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like, weighted_sum
 from innerloop.gradients.chain import as_episodes, as_tree
 
 
@@ -27,7 +27,7 @@ class Displacement(MetaGradient):
     exact = False
 
     def of_part(self, learner: MetaLearner, meta: Meta, tasks: Tasks, lift: Lift) -> Estimate:
-        def moved(meta: Meta, episodes: Tree, keys: Tensor) -> dict[str, Tree]:
+        def moved(meta: Meta, episodes: Tree, keys: Tensor, weights: Tree) -> dict[str, Tree]:
             def one_task(episode: Episode, key: Tensor) -> dict[str, Tree]:
                 with running_in(training=True, first_order=True, key=key):
                     fast = adapt(learner, meta, episode.support, learner.inner_steps)
@@ -38,10 +38,12 @@ class Displacement(MetaGradient):
 
             with torch.no_grad():
                 found = lift(one_task)(as_episodes(episodes), keys)
-                return found | {"moves": tree.map(lambda move: move.sum(0), found["moves"])}
+                factors = weights.get("tasks")
+                return found | {"moves": tree.map(lambda m: weighted_sum(m, factors), found["moves"])}
 
         key = ("displacement", settings(learner))
-        found = tasks.run(moved, key, meta, as_tree(tasks.episodes), tasks.keys)
+        weights = {} if tasks.weights is None else {"tasks": tasks.weights}
+        found = tasks.run(moved, key, meta, as_tree(tasks.episodes), tasks.keys, weights)
         return Estimate(shaped_like(meta, found["moves"]), found["loss"], found["statistics"])
 
     def passes(self, steps: int) -> float:

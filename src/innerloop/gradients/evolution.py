@@ -16,7 +16,7 @@ from innerloop.core.learner import MetaLearner
 from innerloop.core.rng import fold_key, keyed_normal
 from innerloop.core.types import Episode, Meta, Tree
 from innerloop.core.vectorise import Lift
-from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like
+from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like, weighted_sum
 from innerloop.gradients.carry import carried, check_horizon, resumed, steps_done
 from innerloop.gradients.chain import Chain, as_episodes, as_tree
 
@@ -85,7 +85,7 @@ class Evolution(MetaGradient):
             mean = tree.map(lambda *leaves: torch.stack(leaves).mean(0), *estimates)
             losses = torch.stack([f["loss"] for f in found]).mean(0)
             measures = {"standard_error": _standard_error(estimates, mean)} if self.pairs > 1 else {}
-            grads = shaped_like(meta, tree.map(lambda leaf: leaf.sum(0), mean))
+            grads = shaped_like(meta, tree.map(lambda leaf: weighted_sum(leaf, tasks.weights), mean))
         states = {str(pair): f["state"] for pair, f in enumerate(found)}
         carry = carried(tasks, first + learner.inner_steps, states, self.horizon)
         return Estimate(grads, losses, found[0]["statistics"], measures, carry)

@@ -80,7 +80,8 @@ class Implicit(MetaGradient):
             judged = lift(chain.judged)(end, episodes, keys)
             again = moving(lift(chain.step)(end, episodes, keys))
         losses = judged["loss"]
-        direct = pulled([losses], [torch.ones_like(losses)], [*leaves, *point])
+        weights = torch.ones_like(losses) if tasks.weights is None else tasks.weights.to(losses.dtype)
+        direct = pulled([losses], [weights], [*leaves, *point])
         v = _filled(direct[len(leaves) :], point)
 
         def system(w: Vectors) -> Vectors:

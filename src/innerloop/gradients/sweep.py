@@ -19,7 +19,7 @@ from innerloop.core.compiled import settings
 from innerloop.core.learner import MetaLearner, outer_weights
 from innerloop.core.types import Fast, Meta, Tree
 from innerloop.core.vectorise import Lift
-from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like
+from innerloop.gradients.base import Estimate, MetaGradient, Tasks, learned, shaped_like, weighted_sum
 from innerloop.gradients.carry import carried, resumed, steps_done
 from innerloop.gradients.chain import Chain, as_episodes, as_tree, counts, held, inputs_of, moving, pulled
 
@@ -100,6 +100,7 @@ class _Link:
         self.path, self.learner, self.lift, self.first = path, learner, lift, first
         self.run, self.carrying = tasks.run, path.horizon is not None
         self.given = (meta, as_tree(tasks.episodes), tasks.keys)
+        self.weights = {} if tasks.weights is None else {"tasks": tasks.weights}
 
     def advance(self, start: Fast, steps: range) -> Fast:
         def advanced(start: Fast, meta: Meta, episodes: Tree, keys: Tensor, stream: Tensor) -> Fast:
@@ -119,14 +120,20 @@ class _Link:
         """
 
         def pulled_back(
-            start: Fast, cotangents: Tree, meta: Meta, episodes: Tree, keys: Tensor, stream: Tensor
+            start: Fast,
+            cotangents: Tree,
+            weights: Tree,
+            meta: Meta,
+            episodes: Tree,
+            keys: Tensor,
+            stream: Tensor,
         ) -> dict[str, Any]:
             whole, leaves = inputs_of(meta)
             start = held(start, requires_grad=to_start)
             with torch.enable_grad():
                 found = self._lifted(self._chain(whole, steps, stream).segment, start, episodes, keys)
             ends = moving(found["fast"])
-            share = found["share"].sum() if "share" in found else None
+            share = weighted_sum(found["share"], weights.get("tasks")) if "share" in found else None
             kept = {
                 name: tree.map(torch.Tensor.detach, found.get(name, {})) for name in ("loss", "statistics")
             }
@@ -144,7 +151,8 @@ class _Link:
             }
 
         key = self._key("pull", steps, to_start)
-        found = self.run(pulled_back, key, start, cotangents, *self.given, self._stream(steps))
+        given = (start, cotangents, self.weights, *self.given, self._stream(steps))
+        found = self.run(pulled_back, key, *given)
         return {"statistics": {}, "grads": {}, "cotangents": {}, "fast": {}} | found
 
     def _chain(self, meta: Meta, steps: range, stream: Tensor) -> Chain:
