@@ -42,6 +42,7 @@ class ALFA(GradientLearner):
         inner_steps: steps in training, >= 0. The official code: 5.
         test_inner_steps: steps at test; None is the same number. Steps beyond the training ones take the last
             one's factors.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         step_weights: the outer objective as weights of the query loss after each inner step; None is the
             last step alone.
         loss: `cross_entropy` or `mse`.
@@ -75,6 +76,7 @@ class ALFA(GradientLearner):
         weight_decay: float = 5e-4,
         inner_steps: int = 5,
         test_inner_steps: int | None = None,
+        inner_clip: float | None = None,
         step_weights: tuple[float, ...] | None = None,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
@@ -85,6 +87,7 @@ class ALFA(GradientLearner):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
+            inner_clip=inner_clip,
             step_weights=step_weights,
             loss=loss,
             batch_norm=batch_norm,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import rules
-from innerloop.core.errors import ConfigError, ContractError, check_count, unknown
+from innerloop.core.errors import ConfigError, ContractError, check_count, check_range, unknown
 from innerloop.core.functional import BatchNormPolicy, FunctionalModule, Params, inner_gradient
 from innerloop.core.learner import DATA, STATISTICS, MetaLearner
 from innerloop.core.losses import loss_value
@@ -20,6 +20,7 @@ from innerloop.core.types import Batch, Fast, Loss, Meta
 from innerloop.gradients.base import MetaGradient
 from innerloop.models.base import Model, fresh_parameters
 from innerloop.rules import UpdateRule
+from innerloop.rules.shared import clipped
 
 RuleName = Literal["Adagrad", "Adam", "AdamW", "RMSprop", "SGD"]
 
@@ -164,6 +165,7 @@ class GradientLearner(ModuleLearner, ABC):
         inner_steps: steps in training, >= 0.
         test_inner_steps: steps at test; None is the same number.
         inner_rule: the update rule of `il.rules` that takes the inner steps, with its usual settings.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         step_weights: weights of the query loss after each inner step; None is the last step alone.
         loss: `cross_entropy` or `mse`.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
@@ -182,11 +184,15 @@ class GradientLearner(ModuleLearner, ABC):
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
         inner_rule: RuleName = "SGD",
+        inner_clip: float | None = None,
         step_weights: tuple[float, ...] | None = None,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
     ) -> None:
         check_count("inner_steps", inner_steps, low=0)
+        if inner_clip is not None:
+            check_range("inner_clip", inner_clip, low=0.0, open_low=True)
+        self.inner_clip = inner_clip
         if test_inner_steps is not None:
             check_count("test_inner_steps", test_inner_steps, low=0)
         self.inner_lr, self.inner_steps = inner_lr, inner_steps
@@ -221,6 +227,8 @@ class GradientLearner(ModuleLearner, ABC):
             return self.inner_loss(meta, fast, params, batch)
 
         grads = inner_gradient(support_loss, fast["params"])
+        if self.inner_clip is not None:
+            grads = clipped(grads, self.inner_clip)
         params, state = self.rule_at(meta).step(grads, fast["rule"], fast["params"])
         return fast | {"params": params, "rule": state}
 

@@ -41,6 +41,7 @@ class LearningToAdapt(GradientLearner):
         inner_lr: the rate at first, > 0. The official code: 0.01.
         inner_steps: steps in training, >= 0. The paper: 1; 0 is an ordinary model of the dynamics.
         test_inner_steps: steps at test; None is the same number.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         rates: `shared`, the paper's one learned step size; `layer`, one for each parameter tensor; `fixed`,
             as in the official code, which does not learn it.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
@@ -70,6 +71,7 @@ class LearningToAdapt(GradientLearner):
         inner_lr: float = 0.01,
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
+        inner_clip: float | None = None,
         rates: Rates = "shared",
         batch_norm: BatchNormPolicy = "support",
     ) -> None:
@@ -78,6 +80,7 @@ class LearningToAdapt(GradientLearner):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
+            inner_clip=inner_clip,
             loss="mse",
             batch_norm=batch_norm,
         )

@@ -32,6 +32,7 @@ class MAML(GradientLearner):
         test_inner_steps: steps at test; None is the same number. The paper: 3 on Omniglot 5-way.
         inner_rule: the update rule of `il.rules` that takes the inner steps, with its usual settings; for
             others (momentum), set `rule` on the learner.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         step_weights: the outer objective as weights of the query loss after each inner step; None is the
             last step alone.
         loss: `cross_entropy` or `mse`.

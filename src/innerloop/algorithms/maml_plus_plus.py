@@ -46,6 +46,7 @@ class MAMLPlusPlus(GradientLearner):
         inner_steps: steps in training, >= 0. The official code: 5.
         test_inner_steps: steps at test; None is the same number. Steps beyond the training ones take the last
             one's rates and normalisations.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         anneal_until: the share of training over which the weights fall, in [0, 1]; 0 is none of it. The
             official code: 10 of 100 epochs on Omniglot, 15 on miniImageNet.
         first_order_until: the share of training that takes inner gradients as constants, in [0, 1]; 0, as in
@@ -81,6 +82,7 @@ class MAMLPlusPlus(GradientLearner):
         inner_lr: float = 0.01,
         inner_steps: int = 5,
         test_inner_steps: int | None = None,
+        inner_clip: float | None = None,
         anneal_until: float = 0.1,
         first_order_until: float = 0.0,
         loss: Loss = "cross_entropy",
@@ -93,6 +95,7 @@ class MAMLPlusPlus(GradientLearner):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
+            inner_clip=inner_clip,
             loss=loss,
             batch_norm=batch_norm,
         )

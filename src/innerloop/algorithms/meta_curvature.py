@@ -43,6 +43,7 @@ class MetaCurvature(GradientLearner):
         inner_steps: steps in training, >= 0; all share the matrices.
         test_inner_steps: steps at test; None is the same number.
         inner_rule: the update rule of `il.rules` that is given G', with its usual settings.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         step_weights: the outer objective as weights of the query loss after each inner step; None is the
             last step alone.
         loss: `cross_entropy` or `mse`.
@@ -70,6 +71,7 @@ class MetaCurvature(GradientLearner):
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
         inner_rule: RuleName = "SGD",
+        inner_clip: float | None = None,
         step_weights: tuple[float, ...] | None = None,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
@@ -80,6 +82,7 @@ class MetaCurvature(GradientLearner):
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
             inner_rule=inner_rule,
+            inner_clip=inner_clip,
             step_weights=step_weights,
             loss=loss,
             batch_norm=batch_norm,

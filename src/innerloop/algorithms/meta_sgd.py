@@ -33,6 +33,7 @@ class MetaSGD(GradientLearner):
         inner_lr: the rates begin uniformly between half of it and one and a half, > 0.
         inner_steps: steps in training, >= 0. The paper: 1.
         test_inner_steps: steps at test; None is the same number.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         step_weights: the outer objective as weights of the query loss after each inner step; None is the
             last step alone.
         loss: `cross_entropy` or `mse`.
@@ -57,6 +58,7 @@ class MetaSGD(GradientLearner):
         inner_lr: float = 0.01,
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
+        inner_clip: float | None = None,
         step_weights: tuple[float, ...] | None = None,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
@@ -66,6 +68,7 @@ class MetaSGD(GradientLearner):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
+            inner_clip=inner_clip,
             step_weights=step_weights,
             loss=loss,
             batch_norm=batch_norm,

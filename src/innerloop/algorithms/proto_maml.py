@@ -37,6 +37,7 @@ class ProtoMAML(GradientLearner):
         inner_steps: steps in training, >= 0; 0 is ProtoNet.
         test_inner_steps: steps at test; None is the same number.
         inner_rule: the update rule of `il.rules` that takes the inner steps, with its usual settings.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         step_weights: the outer objective as weights of the query loss after each inner step; None is the
             last step alone.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
@@ -68,6 +69,7 @@ class ProtoMAML(GradientLearner):
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
         inner_rule: RuleName = "SGD",
+        inner_clip: float | None = None,
         step_weights: tuple[float, ...] | None = None,
         batch_norm: BatchNormPolicy = "support",
     ) -> None:
@@ -77,6 +79,7 @@ class ProtoMAML(GradientLearner):
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
             inner_rule=inner_rule,
+            inner_clip=inner_clip,
             step_weights=step_weights,
             batch_norm=batch_norm,
         )

@@ -43,6 +43,7 @@ class Reptile(GradientLearner):
         test_inner_steps: steps at test; None is the same number. The paper: 50.
         inner_batch: support examples of a step, drawn anew for each; None takes them all. The paper: 10.
         inner_rule: `Adam`, as in the paper, or `SGD`, which needs a rate some hundred times larger.
+        inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         beta2: decay of Adam's second moment.
         loss: `cross_entropy` or `mse`.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
@@ -74,6 +75,7 @@ class Reptile(GradientLearner):
         test_inner_steps: int | None = None,
         inner_batch: int | None = None,
         inner_rule: Literal["Adam", "SGD"] = "Adam",
+        inner_clip: float | None = None,
         beta2: float = 0.999,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
@@ -83,6 +85,7 @@ class Reptile(GradientLearner):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
+            inner_clip=inner_clip,
             loss=loss,
             batch_norm=batch_norm,
         )

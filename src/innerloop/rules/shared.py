@@ -88,6 +88,19 @@ def squared(grads: Params) -> Params:
     return {name: g * g for name, g in grads.items()}
 
 
+def clipped(grads: Params, bound: float) -> Params:
+    """Gradients scaled down together, so that their norm over all leaves is at most `bound`.
+
+    A gradient within the bound passes as it is, to the last bit, and so do its derivatives. Beyond it the
+    result has the norm `bound`, and moves with the direction alone.
+    """
+    largest = torch.stack([g.detach().abs().amax() for g in grads.values()]).amax()
+    unit = torch.where(largest > bound, largest, torch.ones_like(largest))  # so that no square overflows
+    norm = unit * root(torch.stack([(g / unit).square().sum() for g in grads.values()]).sum())
+    scale = bound / norm.clamp(min=bound)
+    return {name: g * scale for name, g in grads.items()}
+
+
 def root(v: Tensor) -> Tensor:
     """The square root, with derivative zero at zero.
 
