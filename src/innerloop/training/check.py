@@ -14,7 +14,9 @@ from innerloop.core.rng import generator, key
 from innerloop.core.types import Episode, Meta
 from innerloop.core.vectorise import take
 from innerloop.tasks.base import TaskSource
+from innerloop.training.aggregate import check_installed
 from innerloop.training.config import TrainConfig
+from innerloop.training.joint import Joint
 from innerloop.training.paths import Undescribed, as_gradient, words
 from innerloop.training.step import Engine, estimated, to_device
 
@@ -41,6 +43,7 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     check_output(learner, meta, first, "train", classes=(spec.classes or {}).get("train"))
     if config.gradient is not None:
         check_gradient(learner, meta, first, config)
+    check_objective(learner, meta, first, config)
     check_output(learner, meta, to_device(tasks.sample("val", 1, place), config.device), "val")
 
 
@@ -68,6 +71,43 @@ def check_gradient(learner: ModuleLearner, meta: Meta, episodes: Episode, config
             expected=f"a path that {type(learner).__name__} can use",
             do="use Unrolled or Recompute, or leave gradient out",
         ) from error
+
+
+def check_objective(learner: ModuleLearner, meta: Meta, episodes: Episode, config: TrainConfig) -> None:
+    """Raise `ConfigError` unless what is asked of the objective suits this learner and its path."""
+    objective, aggregate = config.objective, config.optimizer.aggregate
+    gradient, name = as_gradient(config.gradient) or learner.gradient, type(learner).__name__
+    check_installed(aggregate)
+    if objective.first_order_until and not gradient.exact:
+        raise ConfigError(
+            f"objective.first_order_until = {objective.first_order_until:g} with {words(gradient)}",
+            expected="an exact path, which first-order gradients may stand in for",
+            do="set gradient to Unrolled or Recompute, or leave first_order_until out",
+        )
+    if getattr(gradient, "horizon", None) is not None and (objective.chooses or aggregate != "mean"):
+        raise ConfigError(
+            f"tasks that are chosen, weighed or grouped, with unrolls that persist ({words(gradient)})",
+            expected="tasks that are new in every outer step",
+            do="leave out normalise, worst, curriculum and aggregate, or the horizon",
+        )
+    if not objective.joint:
+        return
+    told = f"objective.joint = {objective.joint:g} with {name}"
+    if learner.amortised or learner.pooled:
+        raise ConfigError(
+            told,
+            expected="a learner whose model predicts before it has seen a support set",
+            do="leave joint out"
+            if learner.amortised
+            else "leave joint out: it is trained on all classes at once already",
+        )
+    grads, _, _ = estimated(Engine(Joint(), config.tasks_axis, config.precision), learner, meta, episodes)
+    if all(not bool(leaf.any()) for leaf in tree.leaves(grads)):
+        raise ConfigError(
+            told,
+            expected="predictions before adaptation that depend on what is learned",
+            do="leave joint out",
+        )
 
 
 def check_output(

@@ -124,7 +124,8 @@ def _compiled(work: Workload, choice: Choice, config: TrainConfig, steps: int) -
     if config.compile != "auto":
         return config.compile
     small = work.rule.cores == 1 and work.rule.vmap
-    return small and steps >= _COMPILES and choice.gradient.compiles
+    alike = config.optimizer.aggregate == "mean"  # families differ in size from step to step: so do graphs
+    return small and alike and steps >= _COMPILES and choice.gradient.compiles
 
 
 def _measured(work: Workload, choice: Choice, budget: Budget, steps: int) -> Settled:

@@ -65,7 +65,7 @@ class Run:
     def of(cls, training: Training) -> Self:
         """The run that a finished training is."""
         state = training.state
-        meta = state.meta if training.best_meta is None else training.best_meta
+        meta = state.judged if training.best_meta is None else training.best_meta
         config = describe(training.learner, training.tasks, training.config)
         step = state.best[1] if state.best else state.step
         tasks = training.tasks

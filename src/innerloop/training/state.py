@@ -26,6 +26,7 @@ class TrainState:
         window: losses and task failures since the last line of metrics.
         best: validation score and step of the best look so far, or None.
         carry: what the gradient path goes on from: a tree of tensors, or None.
+        average: the moving average of `meta` over outer steps; None where none is kept.
     """
 
     step: int
@@ -35,10 +36,16 @@ class TrainState:
     failed_tasks: int = 0
     best: tuple[float, int] | None = None
     carry: Carry = None
+    average: Meta | None = None
+
+    @property
+    def judged(self) -> Meta:
+        """What the run is worth so far: the average where one is kept, and otherwise `meta`."""
+        return self.meta if self.average is None else self.average
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by path: `meta/...`, `optimizer/<leaf>/...` and `carry/...`."""
-        found = {f"meta/{path}": leaf for path, leaf in tree.flatten(self.meta).items()}
+        """Every tensor by path: `meta/...`, `average/...`, `optimizer/<leaf>/...` and `carry/...`."""
+        found = tree.flatten(self.meta, "meta") | tree.flatten(self.average or {}, "average")
         for index, slots in self.optimizer.state_dict()["state"].items():
             for name, value in slots.items():
                 found[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
@@ -62,9 +69,12 @@ class TrainState:
         Raises:
             ContractError: they are of another model; nothing was taken over.
         """
-        check_leaves(stored_meta(tensors), self.meta, "checkpoint")
-        for path, leaf in tree.flatten(self.meta).items():
-            leaf.detach().copy_(tensors[f"meta/{path}"])
+        parts = {"meta": self.meta, "average": self.average or {}}
+        for part, own in parts.items():
+            check_leaves(stored(tensors, part), own, "checkpoint")
+        for part, own in parts.items():
+            for path, leaf in tree.flatten(own, part).items():
+                leaf.detach().copy_(tensors[path])
         state = self.optimizer.state_dict()
         slots: dict[int, dict[str, Tensor]] = {}
         for path, value in tensors.items():
@@ -94,7 +104,12 @@ def _filled(shape: Any, tensors: dict[str, Tensor], device: torch.device) -> Tre
 
 def stored_meta(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The leaves of `meta` by path, out of a checkpoint's tensors."""
-    return {path.removeprefix("meta/"): leaf for path, leaf in tensors.items() if path.startswith("meta/")}
+    return stored(tensors, "meta")
+
+
+def stored(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The leaves of a part of the state by path, out of a checkpoint's tensors."""
+    return {path.removeprefix(f"{part}/"): t for path, t in tensors.items() if path.startswith(f"{part}/")}
 
 
 def check_leaves(stored: dict[str, Tensor], meta: Meta, what: str) -> None:
@@ -113,7 +128,8 @@ def check_leaves(stored: dict[str, Tensor], meta: Meta, what: str) -> None:
 def new_state(meta: Meta, config: OptimizerConfig, device: torch.device | str) -> TrainState:
     """The state before the first step."""
     meta = tree.map(lambda leaf: leaf.detach().to(device, copy=True), meta)
-    return TrainState(0, meta, make_optimizer(config, tree.leaves(learned(meta))))
+    average = None if config.average is None else tree.map(torch.clone, meta)
+    return TrainState(0, meta, make_optimizer(config, tree.leaves(learned(meta))), average=average)
 
 
 def make_optimizer(config: OptimizerConfig, leaves: list[Tensor]) -> torch.optim.Optimizer:

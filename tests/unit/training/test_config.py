@@ -6,7 +6,7 @@ import dataclasses
 import math
 from abc import ABC
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -23,7 +23,13 @@ from innerloop.gradients.base import MetaGradient
 from innerloop.models import MLP, Conv4
 from innerloop.tasks import Arrays, Linear, Sinusoid
 from innerloop.training import paths
-from innerloop.training.config import OptimizerConfig, TrainConfig, ValidationConfig
+from innerloop.training.config import (
+    Aggregate,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from innerloop.training.experiment import RunConfig, describe
 from innerloop.training.fit import train
 
@@ -47,6 +53,17 @@ optimizers = st.builds(
     clip_value=st.none() | rates,
     l1=st.floats(0, 1),
     l2=st.floats(0, 1),
+    average=st.none() | st.floats(0, 0.999),
+    aggregate=st.sampled_from(get_args(Aggregate)),
+)
+objectives = st.builds(
+    ObjectiveConfig,
+    normalise=st.booleans(),
+    worst=st.floats(0.01, 1),
+    curriculum=st.floats(0, 1),
+    joint=st.floats(0, 10),
+    joint_until=st.none() | st.floats(0.01, 1),
+    first_order_until=st.floats(0, 1),
 )
 configs = st.builds(
     TrainConfig,
@@ -56,6 +73,7 @@ configs = st.builds(
     tasks_axis=st.sampled_from(["auto", "vmap", "loop", 1, 7]),
     threads=st.none() | st.integers(1, 64),
     optimizer=optimizers,
+    objective=objectives,
     validation=st.builds(
         ValidationConfig, every=st.none() | st.integers(1, 10**4), episodes=st.integers(2, 10**4)
     ),
@@ -78,6 +96,7 @@ BASE: dict[str, Any] = {"algorithm": "MAML", "tasks": "Sinusoid"}
         ({"stps": 3}, "did you mean steps?"),
         ({"optimizer": {"shedule": "cosine"}}, "did you mean optimizer.schedule?"),
         ({"validation": {"episode": 3}}, "did you mean validation.episodes?"),
+        ({"objective": {"normalize": True}}, "did you mean objective.normalise?"),
         ({"algorithm": {"name": "MAML", "inner_lrr": 0.1}}, "did you mean algorithm.inner_lr?"),
         ({"algorithm": "MALM"}, "did you mean 'MAML'?"),
         ({"tasks": "Sinusoids"}, "did you mean 'Sinusoid'?"),
@@ -109,6 +128,11 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(values: dict[str, Any],
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr"),
         ({"optimizer": {"lr": True}}, "optimizer.lr"),
         ({"optimizer": {"name": "Adagrad"}}, "optimizer.name"),
+        ({"optimizer": {"aggregate": "UPGrd"}}, "optimizer.aggregate"),
+        ({"optimizer": {"average": "yes"}}, "optimizer.average"),
+        ({"objective": {"normalise": "some"}}, "objective.normalise"),
+        ({"objective": {"joint": "half"}}, "objective.joint"),
+        ({"objective": "normalise"}, "objective"),
         ({"gradient": 3}, "gradient"),
         ({"gradient": {"segment": 3}}, "gradient"),
         ({"gradient": {"name": "Recompute", "segment": "few"}}, "gradient.segment"),
@@ -149,6 +173,14 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(values: dict[str, Any], na
         {"optimizer": {"clip_norm": 0.0}},
         {"optimizer": {"l2": -1.0}},
         {"optimizer": {"decay_every": 0}},
+        {"optimizer": {"average": 1.0}},
+        {"optimizer": {"average": -0.1}},
+        {"objective": {"worst": 0.0}},
+        {"objective": {"worst": 1.1}},
+        {"objective": {"curriculum": 1.1}},
+        {"objective": {"joint": -1.0}},
+        {"objective": {"joint_until": 0.0}},
+        {"objective": {"first_order_until": "nan"}},
         {"validation": {"every": 0}},
         {"validation": {"episodes": 1}},
     ],
