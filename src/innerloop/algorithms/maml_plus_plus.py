@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from innerloop.algorithms.base import GradientLearner, at_step
 from innerloop.algorithms.layers import normalisation_parameters
 from innerloop.core.errors import check_range
 from innerloop.core.functional import BatchNormPolicy
-from innerloop.core.mode import mode, running_in
+from innerloop.core.mode import mode
 from innerloop.core.types import Batch, Fast, Loss, Meta
 from innerloop.gradients import Unrolled
 from innerloop.rules import SGD, UpdateRule
@@ -49,14 +48,13 @@ class MAMLPlusPlus(GradientLearner):
         inner_clip: bound on the norm of an inner gradient over all that adapts, > 0; None is none.
         anneal_until: the share of training over which the weights fall, in [0, 1]; 0 is none of it. The
             official code: 10 of 100 epochs on Omniglot, 15 on miniImageNet.
-        first_order_until: the share of training that takes inner gradients as constants, in [0, 1]; 0, as in
-            the official configurations, is none. Otherwise outer steps are not compiled.
         loss: `cross_entropy` or `mse`.
         batch_norm: `support`, `transductive` or `running`; see `core.functional.FunctionalModule`.
 
     The paper's cosine schedule is the outer optimizer's: `--optimizer.schedule cosine --optimizer.min_lr
-    1e-5`. Where losses have no bound (squared errors), one task that diverges under its learned rates spoils
-    an outer step: there, train with `--optimizer.clip_norm 10`.
+    1e-5`; its first-order beginning, which the official configurations leave out, is the outer loop's:
+    `--objective.first_order_until 0.5`. Where losses have no bound (squared errors), one task that diverges
+    under its learned rates spoils an outer step: there, train with `--optimizer.clip_norm 10`.
 
     >>> import torch, innerloop as il
     >>> learner = il.algorithms.MAMLPlusPlus(il.models.Conv4(ways=5, width=8), inner_steps=3)
@@ -84,12 +82,10 @@ class MAMLPlusPlus(GradientLearner):
         test_inner_steps: int | None = None,
         inner_clip: float | None = None,
         anneal_until: float = 0.1,
-        first_order_until: float = 0.0,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormPolicy = "support",
     ) -> None:
         check_range("anneal_until", anneal_until, low=0.0, high=1.0)
-        check_range("first_order_until", first_order_until, low=0.0, high=1.0)
         super().__init__(
             module,
             inner_lr=inner_lr,
@@ -99,7 +95,7 @@ class MAMLPlusPlus(GradientLearner):
             loss=loss,
             batch_norm=batch_norm,
         )
-        self.anneal_until, self.first_order_until = anneal_until, first_order_until
+        self.anneal_until = anneal_until
         self._norms = normalisation_parameters(module)
 
     def objective_weights(self) -> Sequence[float | Tensor] | None:
@@ -127,9 +123,7 @@ class MAMLPlusPlus(GradientLearner):
     def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
         norms = self._norms_at(meta, k)
         now = meta | at_step(meta, ("rates",), k) | {"params": meta["params"] | norms.get("norms", {})}
-        early = self.first_order_until and mode().progress < self.first_order_until
-        with running_in(first_order=True) if early else nullcontext():
-            return super().step(now, fast, support, k) | norms
+        return super().step(now, fast, support, k) | norms
 
     def rule_at(self, meta: Meta) -> UpdateRule:
         return SGD(lr=meta["rates"])

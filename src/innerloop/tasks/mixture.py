@@ -28,7 +28,7 @@ class Mixture:
     shapes of inputs and outputs, loss, metric and sizes.
 
     Args:
-        sources: at least two, each as its name with its arguments, `{"name": "Sinusoid", "outliers": 0.1}`, its
+        sources: at least two, each as its name with its arguments, `{"name": "Linear", "shots": 3}`, its
             name alone, or in Python an object.
         weights: how often each is drawn, >= 0, in any unit; None is equally often.
 

@@ -15,7 +15,7 @@ from innerloop.gradients import FirstOrder
 from innerloop.gradients.base import MetaGradient
 from innerloop.training.config import ObjectiveConfig
 
-_LEAST = 0.01  # of the mean trivial loss of the tasks at hand: the least that a loss is divided by
+_LEAST = 0.01  # of the median trivial loss of the tasks at hand: the least that a loss is divided by
 
 
 def gradient_at(gradient: MetaGradient, objective: ObjectiveConfig, progress: float) -> MetaGradient:
@@ -52,12 +52,15 @@ def task_weights(
 def inverse_trivial(learner: MetaLearner, episodes: Episode) -> Tensor:
     """One over the loss of each task for the best predictor that ignores inputs [T].
 
-    A task whose targets hardly vary would count without bound: from a hundredth of the mean loss on, it does
-    not.
+    A task whose targets do not vary at all would count without bound: a loss is divided by a hundredth of the
+    median at least, and by one where no task has targets that vary.
     """
     ways = count_ways(episodes.support.y)
     trivial = over_tasks(lambda episode: trivial_loss(learner.loss, episode, ways), episodes, axis="vmap")
-    return 1.0 / trivial.clamp(min=max(_LEAST * float(trivial.mean()), torch.finfo(trivial.dtype).tiny))
+    varying = trivial[trivial > 0]
+    if not len(varying):
+        return torch.ones_like(trivial)
+    return 1.0 / torch.maximum(trivial, _LEAST * varying.median())
 
 
 def adapted_losses(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -252,40 +251,13 @@ def test_a_graph_that_holds_the_progress_constant_is_seen(
     assert deviation(grads[1], expected) > 1e-3
 
 
-# --- first-order at first --------------------------------------------------------------------------------
-
-
-def test_inner_gradients_are_constants_until_a_share_of_training() -> None:
-    learner, meta = plain(first_order_until=0.5, anneal_until=0.0)
-    exact, _ = plain(anneal_until=0.0)
-    second, _ = estimate(exact, meta, sinusoids())
-    first, _ = estimate(exact, meta, sinusoids(), gradient=FirstOrder())
-    assert deviation(first, second) > 1e-3
-    for progress, expected in [(0.0, first), (0.49, first), (0.5, second), (1.0, second)]:
-        for axis in ("vmap", "loop"):
-            with running_in(progress=progress):
-                close(estimate(learner, meta, sinusoids(), axis=axis)[0], expected, 1e-12)
-
-
-def test_a_change_of_order_is_never_compiled_in(graphs: list[Any], caplog: pytest.LogCaptureFixture) -> None:
-    learner, meta = plain(first_order_until=0.5, inner_steps=2)
-    with caplog.at_level(logging.WARNING, "innerloop"):
-        for progress in (0.2, 0.8):
-            with running_in(progress=progress):
-                expected, _ = estimate(learner, meta, sinusoids())
-                found, _, _ = Unrolled().estimate(learner, meta, sinusoids(), compile=True)
-            close(found, expected, 1e-12)
-    assert caplog.text.count("cannot be compiled") == 1
-
-
 # --- bad arguments ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setting", ["anneal_until", "first_order_until"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_shares_of_training_lie_between_0_and_1(setting: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=setting):
-        plain(**{setting: value})
+def test_a_share_of_training_lies_between_0_and_1(value: float) -> None:
+    with pytest.raises(ConfigError, match="anneal_until"):
+        plain(anneal_until=value)
 
 
 def test_without_inner_steps_it_is_joint_training() -> None:
