@@ -33,6 +33,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "meta-train a learner on a distribution over tasks"),
     "evaluate": Command("evaluate", "judge a run on unseen tasks, beside baselines, with intervals"),
+    "report": Command("report", "write one page on runs: verdict, findings, charts"),
+    "watch": Command("watch", "draw the verdict and curves of a run in the terminal while it trains"),
     "compare": Command("compare", "judge several runs on the same tasks, with paired differences"),
     "doctor": Command("doctor", "say whether runs have converged, what is wrong with them, and what to do"),
     "adapt": Command("adapt", "learn new classes from a few images each, and label other images"),

@@ -11,7 +11,8 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from innerloop.report.style import BASELINES, INK, OURS, clean, new_figure, save, sizes
+from innerloop.report.records import sizes
+from innerloop.report.style import BASELINES, INK, OURS, clean, new_figure, save
 from innerloop.report.validation import read_config
 
 

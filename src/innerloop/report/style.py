@@ -6,7 +6,6 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,13 +88,3 @@ def save(figure: Figure, target: Path) -> Path:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     return target
-
-
-def sizes(config: dict[str, Any]) -> str:
-    """A run in a line: `MAML on Omniglot, 5-way 1-shot`."""
-    algorithm, tasks = (
-        c if isinstance(c := config.get(kind), dict) else {} for kind in ("algorithm", "tasks")
-    )
-    text = f"{algorithm.get('name', '?')} on {tasks.get('name', '?')}"
-    counts = [f"{tasks[name]}-{name.removesuffix('s')}" for name in ("ways", "shots") if tasks.get(name)]
-    return text + (f", {' '.join(counts)}" if counts else "")

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from innerloop.core.errors import ContractError
-from innerloop.report.style import BASELINES, INK, LOSS, OURS, clean, new_figure, save, sizes, spread
+from innerloop.report.records import sizes
+from innerloop.report.style import BASELINES, INK, LOSS, OURS, clean, new_figure, save, spread
 
 PICTURE = "validation.png"
 _MAX_POINTS = 400  # a longer curve of training losses is averaged in bins

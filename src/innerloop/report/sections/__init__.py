@@ -1,0 +1,22 @@
+"""The sections of the page between findings and appendix, in order: each one file, and one line here."""
+
+from __future__ import annotations
+
+from innerloop.report.section import Section
+from innerloop.report.sections import (
+    comparison,
+    convergence,
+    inner_loop,
+    memorisation,
+    meta_gradient,
+    tasks,
+)
+
+SECTIONS: tuple[Section, ...] = (
+    convergence.SECTION,
+    inner_loop.SECTION,
+    meta_gradient.SECTION,
+    tasks.SECTION,
+    memorisation.SECTION,
+    comparison.SECTION,
+)

@@ -1,0 +1,186 @@
+"""What adaptation does step by step, and how close it is to the edge at which it breaks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from innerloop.diagnose.finding import NotEvaluated
+from innerloop.report import chart
+from innerloop.report.chart import BEFORE, OURS, TRIVIAL, WRONG, Chart
+from innerloop.report.curves import checkpoints, half_width, per_task, task_losses
+from innerloop.report.markup import Raw, Tile, number, tiles
+from innerloop.report.records import RunRecords
+from innerloop.report.section import Section, of_each_run
+
+EDGE = 2.0  # of the curvature alpha lambda: beyond it a step of gradient descent overshoots
+_AGES = (TRIVIAL, BEFORE, WRONG, OURS)  # styles of the checkpoints, the oldest first
+
+
+def numbers(run: RunRecords) -> Raw:
+    """Where the inner loop stands at the last look."""
+    found = []
+    if run.history.has("curvature"):
+        _, middle, worst = per_task(run.history, "curvature")
+        found.append(
+            Tile("curvature αλ", number(worst[-1]), f"worst task; median {number(middle[-1])}, edge at 2")
+        )
+        factor = EDGE / worst[-1] if worst[-1] > 0 else math.inf
+        found.append(
+            Tile("safety factor 2/(αλ)", number(factor), "the inner rate may grow so much before it breaks")
+        )
+    if run.history.has("sensitivity"):
+        _, middle, worst = per_task(run.history, "sensitivity")
+        found.append(Tile("sensitivity", number(middle[-1]), f"median; worst task {number(worst[-1])}"))
+    if not found:
+        raise NotEvaluated(run.history.setup.get("skipped", {}).get("curvature", "no record of curvature"))
+    return Raw(tiles(found))
+
+
+def query(run: RunRecords) -> Chart:
+    """Query loss against inner step."""
+    return _adaptation(
+        run,
+        "query",
+        "Query loss after each inner step",
+        "Each line should fall, and stay low beyond the number of steps trained for: one that turns up there "
+        "adapts well only for exactly so many steps. Later checkpoints should lie lower.",
+    )
+
+
+def support(run: RunRecords) -> Chart:
+    """Support loss against inner step."""
+    return _adaptation(
+        run,
+        "support",
+        "Support loss after each inner step",
+        "Each line should fall at every step: one that rises overshoots, and its inner learning rate is "
+        "too large.",
+    )
+
+
+def curvature(run: RunRecords) -> Chart:
+    """The inner problem's curvature over training, and the edge."""
+    steps, middle, worst = per_task(run.history, "curvature")
+    layout = chart.axes("outer step", "αλ", chart.level(EDGE, "2: a step overshoots", WRONG))
+    return Chart(
+        "Curvature of the inner problem, αλ",
+        "The inner learning rate times the largest eigenvalue of the support loss. Meta-training often "
+        "sharpens the inner problem, so it may rise; at 2 the inner loop diverges.",
+        [chart.line("worst task", steps, worst, BEFORE), chart.line("median", steps, middle)],
+        layout,
+        ("outer step", "median", "worst task"),
+        [(s, number(m), number(w)) for s, m, w in zip(steps, middle.tolist(), worst.tolist(), strict=True)],
+    )
+
+
+def safety(run: RunRecords) -> Chart:
+    """By how much the inner rate may grow."""
+    steps, _, worst = per_task(run.history, "curvature")
+    factors = np.where(worst > 0, EDGE / np.maximum(worst, 1e-12), np.nan)
+    marks = [chart.level(1.0, "1: it breaks", WRONG, above=False)]
+    warns = run.threshold("SAFETY_FACTOR")
+    if warns is not None and warns > 1.0:
+        marks.append(chart.level(warns, f"{number(warns)}: warning", TRIVIAL))
+    return Chart(
+        "Safety factor 2/(αλ) of the worst task",
+        "How many times larger the inner learning rate could be before the inner loop diverges. "
+        "It should stay clear of 1: what is used later, on other tasks, may be sharper than these.",
+        [chart.line("safety factor", steps, factors)],
+        chart.axes("outer step", "2/(αλ)", *marks, log=chart.wants_log([factors])),
+        ("outer step", "safety factor"),
+        [(s, number(f)) for s, f in zip(steps, factors.tolist(), strict=True)],
+    )
+
+
+def sensitivity(run: RunRecords) -> Chart:
+    """How strongly adapted parameters follow the initial ones."""
+    steps, middle, worst = per_task(run.history, "sensitivity")
+    limit = run.threshold("INNER_CHAOS")
+    marks = [] if limit is None else [chart.level(limit, f"{number(limit)}: chaotic", WRONG)]
+    return Chart(
+        "Sensitivity of adapted to initial parameters",
+        "The largest factor by which a change of the initial parameters grows through the inner loop. Near "
+        "1 is healthy; far above it meta-gradients are chaotic; near 0 adaptation forgets where it began.",
+        [chart.line("worst task", steps, worst, BEFORE), chart.line("median", steps, middle)],
+        chart.axes("outer step", "largest singular value", *marks, log=chart.wants_log([middle, worst])),
+        ("outer step", "median", "worst task"),
+        [(s, number(m), number(w)) for s, m, w in zip(steps, middle.tolist(), worst.tolist(), strict=True)],
+    )
+
+
+def evaluated(run: RunRecords) -> Chart | None:
+    """Scores after each inner step on the tasks of the largest evaluation in the folder."""
+    curves = [e for e in run.evaluations.values() if len(e.get("adaptation", [])) > 1]
+    if not curves:
+        return None
+    found = max(curves, key=lambda e: e.get("n", 0))
+    rows = [row for row in found["adaptation"] if row.get("mean") is not None]
+    percent = found["metric"] == "accuracy"
+    x, y = [row["inner_steps"] for row in rows], np.array([row["mean"] for row in rows])
+    half = np.array([row.get("ci95") or 0.0 for row in rows])
+    layout = chart.axes(
+        "inner step", f"{found['split']} {found['metric']}", percent=percent, log=chart.wants_log([y])
+    )
+    return Chart(
+        f"{found['metric']} on {found['n']} {found['split']} tasks after each inner step",
+        "From 'innerloop evaluate'. Most of the gain should come within the first steps, and none be lost "
+        "later.",
+        [*chart.band(x, y - half, y + half), chart.line("mean, 95 % interval", x, y)],
+        layout,
+        ("inner step", found["metric"], "95 % interval"),
+        [
+            (s, number(m, percent=percent), f"± {number(h, percent=percent)}")
+            for s, m, h in zip(x, y.tolist(), half.tolist(), strict=True)
+        ],
+    )
+
+
+def _adaptation(run: RunRecords, name: str, title: str, look_for: str) -> Chart:
+    history = run.history
+    places = sorted(history.places(name, "inner_step"))
+    if not places and history.setup.get("inner_steps") == 0:
+        raise NotEvaluated("there are no inner steps")
+    if not places:
+        history.series(name, split="val")
+        raise NotEvaluated(f"no record of {name} by inner step")
+    by_place = {j: task_losses(history, name, inner_step=j) for j in places}
+    found = {j: dict(zip(s.steps, s.values, strict=True)) for j, s in by_place.items()}
+    looks = checkpoints(sorted({step for by_step in found.values() for step in by_step}))
+    traces, columns = [], {}
+    for look, style in zip(looks, _AGES[-len(looks) :], strict=True):
+        at = [j for j in places if look in found[j]]
+        means = [float(found[j][look].mean()) for j in at]
+        if look == looks[-1]:
+            halves = np.array([half_width(found[j][look]) for j in at])
+            traces += chart.band(at, np.array(means) - halves, np.array(means) + halves)
+        traces.append(chart.line(f"outer step {look}", at, means, style))
+        columns[look] = dict(zip(at, means, strict=True))
+    trained = history.setup.get("trained_steps")
+    marks = [] if trained is None else [chart.upright(trained, f"trained: {trained}")]
+    log = chart.wants_log([t["y"] for t in traces if "name" in t])
+    return Chart(
+        title,
+        look_for,
+        traces,
+        chart.axes("inner step", f"mean {name} loss", *marks, log=log),
+        ("inner step", *(f"outer step {look}" for look in looks)),
+        [(j, *(number(columns[look][j]) if j in columns[look] else "" for look in looks)) for j in places],
+    )
+
+
+SECTION = Section(
+    "inner-loop",
+    "Inner loop",
+    "Does each step of adaptation help, and how far is it from breaking?",
+    of_each_run(
+        ("numbers", numbers),
+        ("query loss by inner step", query),
+        ("support loss by inner step", support),
+        ("curvature", curvature),
+        ("safety factor", safety),
+        ("sensitivity", sensitivity),
+        ("scores of evaluations", evaluated),
+    ),
+)
