@@ -58,7 +58,14 @@ IMAGES = Kind(start=1.6, end=0.2, images=True, power=3.0)
 
 
 def write_run(
-    folder: Path, kind: Kind = HEALTHY, *, seed: int = 0, tasks: int = 60, looks: int = 25, probe: bool = True
+    folder: Path,
+    kind: Kind = HEALTHY,
+    *,
+    seed: int = 0,
+    probe_seed: int = 0,
+    tasks: int = 60,
+    looks: int = 25,
+    probe: bool = True,
 ) -> Path:
     """Write the folder of a made-up run; without `probe`, as runs were written before there was one."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +74,7 @@ def write_run(
     (folder / "spec.json").write_text(json.dumps(_spec(kind)), "utf-8")
     (folder / "environment.json").write_text(json.dumps(_ENVIRONMENT), "utf-8")
     (folder / "engine.json").write_text(json.dumps(_ENGINE), "utf-8")
-    rows = list(_records(kind, steps, looks, tasks, seed))
+    rows = list(_records(kind, looks, tasks, (seed, probe_seed)))
     _write(folder / "metrics.jsonl", list(_metrics(kind, rows, steps)))
     if probe:
         _write(folder / "probe.jsonl", rows)
@@ -114,13 +121,14 @@ _ENVIRONMENT = {
 _ENGINE = {"gradient": {"name": "Unrolled"}, "tasks_axis": "vmap", "compile": False, "reason": "a short run"}
 
 
-def _records(kind: Kind, steps: int, looks: int, tasks: int, seed: int) -> Iterator[Row]:
-    rng = np.random.default_rng(seed)
+def _records(kind: Kind, looks: int, tasks: int, seeds: tuple[int, int]) -> Iterator[Row]:
+    rng, drawn = (np.random.default_rng((seed, i)) for i, seed in enumerate(seeds))
     hard = {
-        split: rng.lognormal(0.0, 0.5, tasks if split == "val" else tasks // 2) for split in ("val", "train")
+        split: drawn.lognormal(0.0, 0.5, tasks if split == "val" else tasks // 2)
+        for split in ("val", "train")
     }
     level = math.log(5) if kind.images else 4.0
-    yield {"step": 0, "name": "setup", "value": _setup(kind, tasks)}
+    yield {"step": 0, "name": "setup", "value": _setup(kind, tasks, seeds[1])}
     for split, scale in hard.items():
         values = np.full(len(scale), level) if kind.images else level * scale
         yield _row(0, "trivial", values, split=split)
@@ -160,7 +168,7 @@ def _wide(
             yield _row(step, "pre", 3.9 * hard[split], split=split)
         half = len(own) // 2
         yield _row(step, "wrong", own[:half] / (1.0 - kind.dependence * min(1.0, 0.2 + done)), split=split)
-    yield _row(step, "averaged", 0.99 * mean * hard["val"], split="val")
+    yield _row(step, "averaged", 0.998 * mean * hard["val"], split="val")
     yield _row(step, "distance", [0.01 * (1.0 - done) + 1e-4])
     sharp = kind.curvature[0] + (kind.curvature[1] - kind.curvature[0]) * done
     for j in range(26 if last else 6):
@@ -168,6 +176,8 @@ def _wide(
         few = hard["val"][:25]
         yield _row(step, "query", shrink * few, split="val", inner_step=j)
         yield _row(step, "support", 0.8 * shrink * few, split="val", inner_step=j)
+    for scale in (1.3, 2.0, 3.0):
+        yield _row(step, "stretched", mean * scale**sharp * hard["val"][:3], split="val", scale=scale)
     yield _row(step, "curvature", sharp * np.array([0.6, 0.8, 1.0]))
     yield _row(step, "sensitivity", 1.0 + (kind.sensitivity - 1.0) * done * np.array([0.5, 0.8, 1.0]))
     for i, layer in enumerate(LAYERS):
@@ -184,7 +194,7 @@ def _wide(
     yield _row(step, "first_order_error", [0.25 + 1.5 * done])
 
 
-def _setup(kind: Kind, tasks: int) -> Row:
+def _setup(kind: Kind, tasks: int, seed: int) -> Row:
     baselines = (
         {"nearest_neighbour": 0.45, "untrained_centroid": 0.38} if kind.images else {"support_mean": 4.0}
     )
@@ -193,7 +203,7 @@ def _setup(kind: Kind, tasks: int) -> Row:
         "wide": 4,
         "val": tasks,
         "train": tasks // 2,
-        "seed": 0,
+        "seed": seed,
         "inner_steps": 5,
         "trained_steps": 5,
         "metric": "accuracy" if kind.images else "mse",

@@ -130,23 +130,35 @@ def level(value: float, label: str, style: str = TRIVIAL, *, above: bool = True)
     return {"shapes": [shape], "annotations": [note]}
 
 
-def upright(value: float, label: str) -> dict[str, list[Any]]:
-    """A vertical line with its label at the top."""
+def upright(value: float, label: str, *, top: bool = True) -> dict[str, list[Any]]:
+    """A vertical line with its label at the top, or at the bottom."""
     dashes = {"color": colour("ink-soft"), "dash": "dot", "width": 1.5}
     shape = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": value, "x1": value, "line": dashes}
-    note = {"yref": "paper", "y": 1, "x": value, "xanchor": "left", "yanchor": "top", "xshift": 4}
+    note = {"yref": "paper", "y": float(top), "x": value, "yanchor": "top" if top else "bottom"}
+    note |= {"xanchor": "left", "xshift": 4}
     note |= {"text": text(label), "showarrow": False, "font": {"color": colour("ink-soft"), "size": 11}}
     return {"shapes": [shape], "annotations": [note]}
 
 
 def axes(
-    x: str, y: str, *marks: dict[str, list[Any]], log: bool = False, percent: bool = False
+    x: str,
+    y: str,
+    *marks: dict[str, list[Any]],
+    log: bool = False,
+    percent: bool = False,
+    zero: bool = True,
 ) -> dict[str, Any]:
-    """A layout with titles of axes, and lines that are marked on it."""
+    """A layout with titles of axes, and lines that are marked on it.
+
+    Args:
+        log: whether the axis upward is logarithmic.
+        percent: whether it counts in percent.
+        zero: whether it begins at zero, where it is neither.
+    """
     upward: dict[str, Any] = {"title": {"text": y}}
     if log:
         upward |= {"type": "log", "nticks": 8, "exponentformat": "power"}
-    elif not percent:
+    elif zero and not percent:
         upward |= {"rangemode": "tozero"}
     if percent:
         upward |= {"tickformat": ".0%"}
@@ -156,6 +168,14 @@ def axes(
     if log:
         _onto_log(layout)
     return layout
+
+
+def losses_axes(x: str, y: str, values: Sequence[Any], *marks: dict[str, list[Any]]) -> dict[str, Any]:
+    """Axes for losses: logarithmic where they span a lot, and from zero only where they come near it."""
+    flat = np.concatenate([np.ravel(np.asarray(v, float)) for v in values] or [np.zeros(0)])
+    known = flat[np.isfinite(flat)]
+    near = len(known) == 0 or bool(known.min() < 0.4 * known.max())
+    return axes(x, y, *marks, log=wants_log(values), zero=near)
 
 
 def heat_map(

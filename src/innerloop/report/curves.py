@@ -34,12 +34,20 @@ class Curve(NamedTuple):
         return self.mean + self.half
 
 
-def task_losses(history: History, name: str, *, split: str = "val", inner_step: int | None = None) -> Series:
+def task_losses(
+    history: History,
+    name: str,
+    *,
+    split: str = "val",
+    inner_step: int | None = None,
+    scale: float | None = None,
+) -> Series:
     """Losses of probe tasks, none above `CAP` times the trivial one, as the verdict counts them.
 
     What is measured on fewer tasks is measured on the first of them.
     """
-    found = on_same_tasks(history.series(name, split=split, inner_step=inner_step))
+    place = {"inner_step": inner_step, "scale": scale}
+    found = on_same_tasks(history.series(name, split=split, **place))
     if not history.has("trivial", split=split):
         return found
     limit = CAP * history.series("trivial", split=split).last

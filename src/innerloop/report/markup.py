@@ -55,14 +55,20 @@ def number(value: Any, *, percent: bool = False, signed: bool = False) -> str:
 def with_interval(value: Any, half: Any, *, percent: bool = False, signed: bool = False) -> str:
     """A mean and the half-width of its interval.
 
-    >>> with_interval(0.884, 0.006, percent=True)
-    '88.4 ± 0.6 %'
+    The half-width has two digits, and the mean as many places, unless both are percentages.
+
+    >>> with_interval(0.884, 0.006, percent=True), with_interval(1.4237, 0.0512)
+    ('88.4 ± 0.6 %', '1.424 ± 0.051')
     """
-    text = number(value, percent=percent, signed=signed)
-    apart = number(half, percent=percent)
+    text, apart = number(value, percent=percent, signed=signed), number(half, percent=percent)
     if "not finite" in (text, apart):
         return text
-    return f"{text.removesuffix(' %')} ± {apart}"
+    if percent:
+        return f"{text.removesuffix(' %')} ± {apart}"
+    places = 1 - math.floor(math.log10(half)) if half > 0 else 0
+    if not 0 <= places <= 6 or abs(value) > 1e6:
+        return f"{text} ± {half:.2g}"
+    return f"{value:{'+' if signed else ''}.{places}f} ± {half:.{places}f}"
 
 
 def icon(name: str) -> str:

@@ -67,6 +67,11 @@ class RunRecords:
         return self.metric == "accuracy"
 
     @property
+    def probe_seed(self) -> int:
+        """The seed of the probe's tasks: its own, so that runs of other seeds have the same ones."""
+        return int(self.history.setup.get("seed", self.history.setting("seed", 0)))
+
+    @property
     def looks(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl` that are looks at the validation tasks."""
         return [row for row in self.history.metrics if row.get("kind") == "validation"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from innerloop.core.errors import ConfigError, ContractError, DataError
-from innerloop.report import page
+from innerloop.report import head, page
 from innerloop.report.chart import Chart
 from innerloop.report.records import RunRecords, read
 from innerloop.report.section import Block
@@ -168,7 +168,7 @@ def test_an_evaluation_fills_in_for_a_run_without_a_probe(tmp_path: Path) -> Non
     assert html.index("test task 2") < html.index("test task 1") < html.index("test task 0")
     beside = "".join(str(p) for b in drawn(run)["comparison"] for p in b.parts)
     assert "support mean" in beside
-    assert "-4 ± 0.2" in beside
+    assert "-4.00 ± 0.20" in beside
 
 
 EVALUATION = {
@@ -221,6 +221,15 @@ def test_a_gap_between_splits_is_what_was_planted(tmp_path: Path) -> None:
 def test_the_safety_factor_is_the_edge_over_the_worst_curvature(tmp_path: Path) -> None:
     run = read(write_run(tmp_path, planted(HEALTHY, curvature=(0.5, 1.6))))
     assert trace(run, "Safety factor", "safety factor")["y"][-1] == pytest.approx(2 / 1.6, rel=1e-3)
+
+
+def test_longer_inner_steps_begin_at_what_was_trained(tmp_path: Path) -> None:
+    run = read(write_run(tmp_path, HEALTHY))
+    last = run.history.looks[-1]
+    found = trace(run, "Support loss with longer inner steps", f"outer step {last}")
+    assert found["x"] == [1.0, 1.3, 2.0, 3.0]
+    trained = run.history.series("support", split="val", inner_step=5).last[:3].mean()
+    assert found["y"][0] == pytest.approx(trained, rel=1e-4)
 
 
 def test_the_trained_number_of_steps_is_marked_and_passed(tmp_path: Path) -> None:
@@ -277,10 +286,19 @@ def test_identical_tasks_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert "better" in words
 
 
+def test_seeds_are_judged_on_the_same_tasks_and_together(tmp_path: Path) -> None:
+    runs = [read(write_run(tmp_path / str(seed), CONVERGED, seed=seed)) for seed in range(3)]
+    assert comparison.why_not_paired(runs[0], runs[1]) == ""
+    assert "All 3 seeds together" in head.together(runs)
+    assert head.together(runs[:1]) == ""
+    other = read(write_run(tmp_path / "other", STALLED, seed=3))
+    assert "SEED_DISAGREEMENT" in head.together([*runs, other])
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "reason"),
     [
-        (HEALTHY, {"seed": 1}, "seed 1 instead of 0"),
+        (HEALTHY, {"probe_seed": 1}, "probe tasks of seed 1 instead of 0"),
         (HEALTHY, {"tasks": 40}, "40 probe tasks instead of 60"),
         (IMAGES, {}, "other tasks"),
         (HEALTHY, {"probe": False}, "no probe records"),

@@ -29,7 +29,7 @@
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: narrow ? 46 : 58, r: 14, t: 10, b: 44 },
-      legend: { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom", font: { size: 11 } },
+      legend: { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom", traceorder: "normal", font: { size: 11 } },
       hoverlabel: { bgcolor: surface, bordercolor: rule, font: { color: ink } },
       hovermode: "closest",
       dragmode: coarse.matches ? false : "zoom",

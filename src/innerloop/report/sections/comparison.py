@@ -44,10 +44,10 @@ def why_not_paired(one: RunRecords, other: RunRecords) -> str:
             return f"{run.name} has no probe records"
     for name, ours, theirs in (
         ("tasks", *(_tasks(run) for run in (one, other))),
-        ("seed", *(run.history.setting("seed", 0) for run in (one, other))),
+        ("seed", *(run.probe_seed for run in (one, other))),
     ):
         if ours != theirs:
-            return f"other {name}" if name == "tasks" else f"{name} {theirs} instead of {ours}"
+            return "other tasks" if name == "tasks" else f"probe tasks of seed {theirs} instead of {ours}"
     losses = [run.history.series("post", split="val").last for run in (one, other)]
     if len(losses[0]) != len(losses[1]):
         return f"{len(losses[1])} probe tasks instead of {len(losses[0])}"
@@ -151,13 +151,12 @@ def _losses(runs: Sequence[RunRecords]) -> Chart | None:
         traces.append(chart.line(name, found.steps, found.mean, style))
     at = [dict(zip(found.steps, found.mean.tolist(), strict=True)) for _, found in curves]
     steps = sorted({step for by_step in at for step in by_step})
-    log = chart.wants_log([found.mean for _, found in curves])
     return Chart(
         "Probe losses of all runs",
         "Lower is better. Bands are intervals over tasks; where tasks are identical, the paired "
         "differences in the table are far sharper than the bands.",
         traces,
-        chart.axes("outer step", "loss", log=log),
+        chart.losses_axes("outer step", "loss", [found.mean for _, found in curves]),
         ("outer step", *(name for name, _ in curves)),
         [(s, *(number(by_step[s]) if s in by_step else "" for by_step in at)) for s in steps],
         wide=True,

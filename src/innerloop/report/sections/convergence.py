@@ -33,7 +33,7 @@ def score(run: RunRecords) -> Chart | None:
     percent = run.accuracy
     traces = [
         *chart.band(curve.steps, curve.low, curve.high),
-        chart.line("after adaptation, 95 % interval", curve.steps, curve.mean),
+        chart.line("after adaptation, 95 % interval", curve.steps, curve.mean, legendrank=1),
     ]
     traces += _beside(run, [curve.steps[0], max(curve.steps[-1], 1)])
     log = not percent and chart.wants_log([curve.mean, list(baselines(run).values())])
@@ -75,11 +75,10 @@ def loss(run: RunRecords) -> Chart:
         traces += _beside(run, [0, max(end, 1)], but=("no_adaptation", "support_mean"))
     traces += _fan(run)
     traces += chart.band(post.steps, post.low, post.high)
-    traces.append(chart.line("after adaptation, 95 % interval", post.steps, post.mean))
+    traces.append(chart.line("after adaptation, 95 % interval", post.steps, post.mean, legendrank=1))
     window = run.diagnosis.verdict.window
-    layout = chart.axes("outer step", f"loss ({history.setup.get('loss', 'probe tasks')})")
-    if chart.wants_log([t["y"] for t in traces if t.get("name")]):
-        layout["yaxis"] |= {"type": "log", "exponentformat": "power"}
+    named = [t["y"] for t in traces if t.get("name")]
+    layout = chart.losses_axes("outer step", f"loss ({history.setup.get('loss', 'probe tasks')})", named)
     if window is not None:
         layout["shapes"] = [_shade(*window)]
     _strip(run, traces, layout)
@@ -111,7 +110,7 @@ def training(run: RunRecords) -> Chart:
     means = [sum(value for _, value in part) / len(part) for part in bins]
     failed = sum(row.get("failed_tasks", 0) for row in rows)
     told = f" {failed} tasks were not finite and left out." if failed else ""
-    layout = chart.axes("outer step", "training loss", log=chart.wants_log([means]))
+    layout = chart.losses_axes("outer step", "training loss", [means])
     return Chart(
         "Training loss",
         "Other tasks at every step, so its noise is that of tasks: it cannot tell whether a run "

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from innerloop.diagnose.finding import NotEvaluated
+from innerloop.diagnose.history import Series
 from innerloop.report import chart
 from innerloop.report.chart import BEFORE, OURS, TRIVIAL, WRONG, Chart
 from innerloop.report.curves import checkpoints, half_width, per_task, task_losses
@@ -28,7 +29,7 @@ def numbers(run: RunRecords) -> Raw:
         )
         factor = EDGE / worst[-1] if worst[-1] > 0 else math.inf
         found.append(
-            Tile("safety factor 2/(αλ)", number(factor), "the inner rate may grow so much before it breaks")
+            Tile("safety factor 2/(αλ)", number(factor), "by which the rate may grow on a quadratic")
         )
     if run.history.has("sensitivity"):
         _, middle, worst = per_task(run.history, "sensitivity")
@@ -67,7 +68,7 @@ def curvature(run: RunRecords) -> Chart:
     return Chart(
         "Curvature of the inner problem, αλ",
         "The inner learning rate times the largest eigenvalue of the support loss. Meta-training often "
-        "sharpens the inner problem, so it may rise; at 2 the inner loop diverges.",
+        "sharpens the inner problem, so it may rise; above 2, gradient descent on a quadratic diverges.",
         [chart.line("worst task", steps, worst, BEFORE), chart.line("median", steps, middle)],
         layout,
         ("outer step", "median", "worst task"),
@@ -79,19 +80,69 @@ def safety(run: RunRecords) -> Chart:
     """By how much the inner rate may grow."""
     steps, _, worst = per_task(run.history, "curvature")
     factors = np.where(worst > 0, EDGE / np.maximum(worst, 1e-12), np.nan)
-    marks = [chart.level(1.0, "1: it breaks", WRONG, above=False)]
-    warns = run.threshold("SAFETY_FACTOR")
-    if warns is not None and warns > 1.0:
-        marks.append(chart.level(warns, f"{number(warns)}: warning", TRIVIAL))
+    marks = [chart.level(1.0, "1: the edge", WRONG, above=False)]
     return Chart(
         "Safety factor 2/(αλ) of the worst task",
-        "How many times larger the inner learning rate could be before the inner loop diverges. "
+        "By how much the inner learning rate could be multiplied on a quadratic of this curvature. "
         "It should stay clear of 1: what is used later, on other tasks, may be sharper than these.",
         [chart.line("safety factor", steps, factors)],
         chart.axes("outer step", "2/(αλ)", *marks, log=chart.wants_log([factors])),
         ("outer step", "safety factor"),
         [(s, number(f)) for s, f in zip(steps, factors.tolist(), strict=True)],
     )
+
+
+def stretched(run: RunRecords) -> Chart:
+    """The support loss after longer inner steps: the room that is left, by trying."""
+    history = run.history
+    scales = sorted(history.places("stretched", "scale"), key=float)
+    if not scales:
+        raise _why_not(run, "stretched")
+    tried = [task_losses(history, "stretched", scale=scale) for scale in scales]
+    looks, count = checkpoints(tried[0].steps), min(len(found.last) for found in tried)
+    traces, columns = [], []
+    for look, style in zip(looks, _AGES[-len(looks) :], strict=True):
+        ends = {1.0: _support(run, look, count, last=True)}
+        ends |= {float(s): _at(found, look, count) for s, found in zip(scales, tried, strict=True)}
+        columns.append(ends)
+        traces.append(chart.line(f"outer step {look}", list(ends), list(ends.values()), style))
+    before = _support(run, looks[-1], count, last=False)
+    mark = chart.level(before, "before adaptation", WRONG)
+    return Chart(
+        "Support loss with longer inner steps",
+        "Each inner step goes so many times as far. The line should stay below the loss before adaptation "
+        "at 1.3 at least: tasks at test may be sharper than these, as if their steps were longer.",
+        traces,
+        chart.losses_axes(
+            "length of inner steps", "mean support loss", [t["y"] for t in traces] + [[before]], mark
+        ),
+        ("length of inner steps", *(f"outer step {look}" for look in looks)),
+        [(number(s), *(number(ends[s]) for ends in columns)) for s in columns[0]],
+    )
+
+
+def _why_not(run: RunRecords, name: str) -> NotEvaluated:
+    """Why a quantity of single inner steps is not there."""
+    if run.history.setup.get("inner_steps") == 0:
+        return NotEvaluated("there are no inner steps")
+    try:
+        run.history.series(name, split="val")
+    except NotEvaluated as error:
+        return error
+    return NotEvaluated(f"no record of {name} by inner step or scale")
+
+
+def _support(run: RunRecords, look: int, count: int, *, last: bool) -> float:
+    """The mean support loss of the first tasks before adaptation, or after as many steps as in training."""
+    places = [0, *run.history.places("support", "inner_step")]
+    trained = run.history.setup.get("trained_steps") or 0
+    step = max(place for place in places if place <= trained) if last else 0
+    return _at(task_losses(run.history, "support", inner_step=step), look, count)
+
+
+def _at(found: Series, look: int, count: int) -> float:
+    by_step = dict(zip(found.steps, found.values, strict=True))
+    return float(by_step[look][:count].mean()) if look in by_step else math.nan
 
 
 def sensitivity(run: RunRecords) -> Chart:
@@ -140,11 +191,8 @@ def evaluated(run: RunRecords) -> Chart | None:
 def _adaptation(run: RunRecords, name: str, title: str, look_for: str) -> Chart:
     history = run.history
     places = sorted(history.places(name, "inner_step"))
-    if not places and history.setup.get("inner_steps") == 0:
-        raise NotEvaluated("there are no inner steps")
     if not places:
-        history.series(name, split="val")
-        raise NotEvaluated(f"no record of {name} by inner step")
+        raise _why_not(run, name)
     by_place = {j: task_losses(history, name, inner_step=j) for j in places}
     found = {j: dict(zip(s.steps, s.values, strict=True)) for j, s in by_place.items()}
     looks = checkpoints(sorted({step for by_step in found.values() for step in by_step}))
@@ -180,6 +228,7 @@ SECTION = Section(
         ("support loss by inner step", support),
         ("curvature", curvature),
         ("safety factor", safety),
+        ("longer inner steps", stretched),
         ("sensitivity", sensitivity),
         ("scores of evaluations", evaluated),
     ),

@@ -77,7 +77,6 @@ def both(run: RunRecords) -> Chart:
     for label, (found, style) in curves.items():
         traces += [*chart.band(found.steps, found.low, found.high, style)]
         traces.append(chart.line(label, found.steps, found.mean, style))
-    log = chart.wants_log([c.mean for c, _ in curves.values()])
     train = dict(
         zip(curves["training tasks"][0].steps, curves["training tasks"][0].mean.tolist(), strict=True)
     )
@@ -89,7 +88,7 @@ def both(run: RunRecords) -> Chart:
         "The two lines should fall together. Where only the one of training tasks falls, the gap is "
         "overfitting.",
         traces,
-        chart.axes("outer step", "loss", log=log),
+        chart.losses_axes("outer step", "loss", [found.mean for found, _ in curves.values()]),
         ("outer step", "validation tasks", "training tasks"),
         [(s, number(val.get(s)), number(v)) for s, v in train.items()],
     )

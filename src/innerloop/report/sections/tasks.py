@@ -40,10 +40,12 @@ def distribution(run: RunRecords) -> Chart:
     for split, label, style, index in wanted:
         ratios = np.sort(_ratios(run, split, index))
         share = (np.arange(len(ratios)) + 1) / len(ratios)
-        traces.append(chart.line(label, ratios, share, style, marked=False))
+        made = chart.line(label, ratios, share, style, marked=False)
+        made["line"]["shape"] = "hv"
+        traces.append(made)
         columns[label] = ratios
     level = [0.1, 0.25, 0.5, 0.75, 0.9, 1.0]
-    marks = chart.upright(1.0, "1: no better than trivial")
+    marks = chart.upright(1.0, "1: no better than trivial", top=False)
     layout = chart.axes("loss after adaptation / trivial loss", "share of tasks", marks, percent=True)
     finite = [r[np.isfinite(r)] for r in columns.values()]
     if chart.wants_log(finite, 8):
@@ -76,7 +78,7 @@ def worst(run: RunRecords) -> Raw:
     first = history.series("pre", split="val").last if history.has("pre", split="val") else post * math.nan
     scores = history.series("score", split="val").last if history.has("score", split="val") else None
     order = np.argsort(-np.where(np.isfinite(ratios), ratios, np.inf), kind="stable")[:WORST]
-    seed = int(history.setting("seed", 0))
+    seed = run.probe_seed
     rows = []
     for i in order.tolist():
         row = [f"val task {i}", str(seed), number(float(post[i])), number(float(ratios[i]))]
