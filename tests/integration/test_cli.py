@@ -153,6 +153,7 @@ def test_the_printed_configuration_is_whole_and_makes_the_same_run(said: Said, t
         "inner_steps": 1,
         "test_inner_steps": None,
         "inner_rule": "SGD",
+        "inner_clip": None,
         "step_weights": None,
         "batch_norm": "support",
     }
