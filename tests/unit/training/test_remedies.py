@@ -1,4 +1,4 @@
-"""What a setting is offered as a remedy for, it mends: the same run with it and without, on the same tasks."""
+"""What a setting is offered as a remedy for, it mends: the same run with it and without, on equal tasks."""
 
 from __future__ import annotations
 
