@@ -24,7 +24,9 @@ def test_numbers_that_json_has_not_become_null() -> None:
 
 
 def test_nothing_in_a_chart_ends_its_script() -> None:
-    text = made([chart.line("</script><!--", [0], [1])]).to_json()
+    hostile = {"title": {"text": "</script><!--&"}}
+    text = made([chart.line("</script><!--", [0], [1])], hostile).to_json()
+    assert json.loads(text)["layout"]["title"] == hostile["title"]
     assert not set("<>&") & set(text)
     assert "/script" in json.loads(text)["data"][0]["name"]
 

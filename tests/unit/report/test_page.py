@@ -163,7 +163,7 @@ def test_an_evaluation_fills_in_for_a_run_without_a_probe(tmp_path: Path) -> Non
     folder = write_run(tmp_path, HEALTHY, probe=False)
     (folder / "evaluation-test-s0.json").write_text(json.dumps(EVALUATION), "utf-8")
     run = read(folder)
-    assert "mse on 3 test tasks after each inner step" in titles(run)
+    assert "Test mse after each inner step, 3 tasks" in titles(run)
     html = "".join(str(p) for b in drawn(run)["tasks"] for p in b.parts)
     assert html.index("test task 2") < html.index("test task 1") < html.index("test task 0")
     beside = "".join(str(p) for b in drawn(run)["comparison"] for p in b.parts)
@@ -221,6 +221,19 @@ def test_a_gap_between_splits_is_what_was_planted(tmp_path: Path) -> None:
 def test_the_safety_factor_is_the_edge_over_the_worst_curvature(tmp_path: Path) -> None:
     run = read(write_run(tmp_path, planted(HEALTHY, curvature=(0.5, 1.6))))
     assert trace(run, "Safety factor", "safety factor")["y"][-1] == pytest.approx(2 / 1.6, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", [HEALTHY, DIVERGED])
+def test_the_worst_tasks_come_first_and_what_is_not_finite_before_them(kind: Kind, tmp_path: Path) -> None:
+    run = read(write_run(tmp_path, kind))
+    made = "".join(str(p) for p in drawn(run)["tasks"][0].parts if not isinstance(p, Chart))
+    named = [int(number) for number in re.findall(r"val task (\d+)</th>", made)]
+    post = run.history.series("post", split="val").last
+    ratios = post / run.history.series("trivial", split="val").last[: len(post)]
+    worst = np.nan_to_num(ratios, nan=np.inf)
+    assert len(named) == 10
+    assert sorted(worst[named], reverse=True) == list(worst[named])
+    assert worst[named].min() >= np.sort(worst)[-10]
 
 
 def test_longer_inner_steps_begin_at_what_was_trained(tmp_path: Path) -> None:

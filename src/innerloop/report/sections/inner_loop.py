@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -20,20 +21,20 @@ _AGES = (TRIVIAL, BEFORE, WRONG, OURS)  # styles of the checkpoints, the oldest 
 
 
 def numbers(run: RunRecords) -> Raw:
-    """Where the inner loop stands at the last look."""
+    """Where the inner loop stands at the last look that measured it."""
     found = []
     if run.history.has("curvature"):
-        _, middle, worst = per_task(run.history, "curvature")
-        found.append(
-            Tile("curvature αλ", number(worst[-1]), f"worst task; median {number(middle[-1])}, edge at 2")
-        )
+        steps, middle, worst = per_task(run.history, "curvature")
+        told = f"worst task at step {steps[-1]}; median {number(middle[-1])}"
+        found.append(Tile("curvature αλ", number(worst[-1]), told))
         factor = EDGE / worst[-1] if worst[-1] > 0 else math.inf
         found.append(
             Tile("safety factor 2/(αλ)", number(factor), "by which the rate may grow on a quadratic")
         )
     if run.history.has("sensitivity"):
-        _, middle, worst = per_task(run.history, "sensitivity")
-        found.append(Tile("sensitivity", number(middle[-1]), f"median; worst task {number(worst[-1])}"))
+        steps, middle, worst = per_task(run.history, "sensitivity")
+        told = f"median at step {steps[-1]}; worst task {number(worst[-1])}"
+        found.append(Tile("sensitivity", number(middle[-1]), told))
     if not found:
         raise NotEvaluated(run.history.setup.get("skipped", {}).get("curvature", "no record of curvature"))
     return Raw(tiles(found))
@@ -64,7 +65,7 @@ def support(run: RunRecords) -> Chart:
 def curvature(run: RunRecords) -> Chart:
     """The inner problem's curvature over training, and the edge."""
     steps, middle, worst = per_task(run.history, "curvature")
-    layout = chart.axes("outer step", "αλ", chart.level(EDGE, "2: a step overshoots", WRONG))
+    layout = chart.axes("outer step", "αλ", chart.level(EDGE, "2: the edge", WRONG))
     return Chart(
         "Curvature of the inner problem, αλ",
         "The inner learning rate times the largest eigenvalue of the support loss. Meta-training often "
@@ -121,6 +122,11 @@ def stretched(run: RunRecords) -> Chart:
     )
 
 
+def _whole(last: int) -> dict[str, Any]:
+    """An axis of whole steps, where they are so few that it would show parts of one."""
+    return {"dtick": 1} if last <= 6 else {}
+
+
 def _why_not(run: RunRecords, name: str) -> NotEvaluated:
     """Why a quantity of single inner steps is not there."""
     if run.history.setup.get("inner_steps") == 0:
@@ -174,8 +180,9 @@ def evaluated(run: RunRecords) -> Chart | None:
     layout = chart.axes(
         "inner step", f"{found['split']} {found['metric']}", percent=percent, log=chart.wants_log([y])
     )
+    layout["xaxis"] |= _whole(x[-1])
     return Chart(
-        f"{found['metric']} on {found['n']} {found['split']} tasks after each inner step",
+        f"{str(found['split']).capitalize()} {found['metric']} after each inner step, {found['n']} tasks",
         "From 'innerloop evaluate'. Most of the gain should come within the first steps, and none be lost "
         "later.",
         [*chart.band(x, y - half, y + half), chart.line("mean, 95 % interval", x, y)],
@@ -207,12 +214,15 @@ def _adaptation(run: RunRecords, name: str, title: str, look_for: str) -> Chart:
         columns[look] = dict(zip(at, means, strict=True))
     trained = history.setup.get("trained_steps")
     marks = [] if trained is None else [chart.upright(trained, f"trained: {trained}")]
-    log = chart.wants_log([t["y"] for t in traces if "name" in t])
+    layout = chart.losses_axes(
+        "inner step", f"mean {name} loss", [t["y"] for t in traces if "name" in t], *marks
+    )
+    layout["xaxis"] |= _whole(places[-1])
     return Chart(
         title,
         look_for,
         traces,
-        chart.axes("inner step", f"mean {name} loss", *marks, log=log),
+        layout,
         ("inner step", *(f"outer step {look}" for look in looks)),
         [(j, *(number(columns[look][j]) if j in columns[look] else "" for look in looks)) for j in places],
     )
