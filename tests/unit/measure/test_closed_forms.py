@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
+from innerloop.core.types import Batch, Episode
 from innerloop.core.vectorise import take
+from innerloop.diagnose.finding import NotEvaluated
 from innerloop.gradients import FirstOrder, Unrolled
 from innerloop.measure.backward import backward_norms
 from innerloop.measure.curvature import inner_curvature
@@ -98,6 +101,28 @@ def test_one_task_a_hundred_times_as_far_away_has_the_leverage_of_one():
     after = gradient_noise(Unrolled(), learner, meta, far, key=0, num_tasks=4).leverage
     assert after == pytest.approx(1.0, abs=0.01)
     assert after > 1.5 * before
+
+
+def test_a_task_that_is_not_finite_is_left_out_and_two_have_to_be_left():
+    x, y = EPISODES.support
+    broken = y.clone()
+    broken[2] = float("inf")
+    tasks = Episode(Batch(x, broken), Batch(x, broken))
+    found = gradient_noise(Unrolled(), LEARNER, META, tasks, key=0, num_tasks=4)
+    good = torch.tensor([0, 1, 3, 4, 5])
+    without = gradient_noise(Unrolled(), LEARNER, META, take(EPISODES, good), key=0, num_tasks=4)
+    assert math.isnan(found.norms.pop(2))
+    assert found == without
+    with pytest.raises(NotEvaluated, match="1 of 2 tasks"):
+        gradient_noise(Unrolled(), LEARNER, META, take(tasks, slice(1, 3)), key=0, num_tasks=4)
+    with pytest.raises(NotEvaluated, match="1 of 6 tasks"):
+        first_order_gap(LEARNER, META, tasks, key=0)
+
+
+def test_a_gradient_that_is_zero_has_no_direction():
+    at_the_centre = {"params": {"head.weight": CENTRES[:1]}}
+    with pytest.raises(NotEvaluated, match="the exact meta-gradient is zero"):
+        first_order_gap(LEARNER, at_the_centre, take(EPISODES, slice(0, 1)), key=0)
 
 
 def test_quotients_agree_at_every_distance():

@@ -12,9 +12,9 @@ from torch.autograd.functional import jacobian
 from cases import Case
 from innerloop.algorithms import MAML
 from innerloop.core import tree
-from innerloop.core.learner import adapt
+from innerloop.core.learner import MetaLearner, adapt
 from innerloop.core.mode import at_stream
-from innerloop.core.types import Batch, Episode, Fast, Meta
+from innerloop.core.types import Batch, Episode, Fast, Loss, Meta
 from innerloop.core.vectorise import take
 from innerloop.diagnose.finding import NotEvaluated
 from innerloop.measure.backward import backward_norms
@@ -129,6 +129,49 @@ def test_without_inner_steps_nothing_is_evaluated(measure):
     }
     with pytest.raises(NotEvaluated, match="no inner steps"):
         asked[measure]()
+
+
+class Decoded(MetaLearner):
+    """A code that steps shrink by a tenth, and a weight that each computes anew from it."""
+
+    loss: Loss = "mse"
+    inner_steps = 2
+
+    def init(self, rng: torch.Generator) -> Meta:
+        return {"code": torch.ones(3, dtype=torch.float64)}
+
+    def begin(self, meta: Meta, support: Batch) -> Fast:
+        return {"code": meta["code"], "weight": 2 * meta["code"], "first": meta["code"]}
+
+    def step(self, meta: Meta, fast: Fast, support: Batch, k: int) -> Fast:
+        code = 0.9 * fast["code"]
+        return fast | {"code": code, "weight": 2 * code}
+
+    def predict(self, meta: Meta, fast: Fast, inputs: Tensor) -> Tensor:
+        return inputs * fast["weight"].sum()
+
+
+def test_what_each_step_computes_anew_is_no_part_of_the_state():
+    learner, episode = Decoded(), take(on_sinusoids()[2], 0)
+    meta = learner.init(torch.Generator())
+    assert inner_curvature(learner, meta, episode) == pytest.approx(0.1)
+    assert sensitivity(learner, meta, episode, 2) == pytest.approx(0.81)
+    norms = backward_norms(learner, meta, episode, 2)
+    assert set(norms) == {"code", "weight"}
+    assert norms["weight"][:2] == [0.0, 0.0]
+    assert norms["code"] == pytest.approx([share * norms["weight"][2] for share in (1.62, 1.8, 2.0)])
+
+
+@pytest.mark.parametrize("algorithm", ["LearnedOptimizer", "Reptile"])
+def test_the_state_that_is_looked_at_is_reached_as_in_training(algorithm):
+    case = Case(algorithm, "mlp")
+    learner, meta, episode = case.learner(), case.meta(), take(case.episodes(), 0)
+    found = tree.leaves(state_after(learner, meta, episode, 2))
+    with as_trained(episode):  # a start, or minibatches, drawn from the task's key
+        expected = tree.leaves(adapt(learner, meta, episode.support, 2))
+    elsewhere = tree.leaves(adapt(learner, meta, episode.support, 2))
+    torch.testing.assert_close(found, expected)
+    assert not all(map(torch.equal, found, elsewhere))
 
 
 class Detached(MAML):
