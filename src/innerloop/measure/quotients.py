@@ -94,7 +94,7 @@ def kind_of_error(errors: Mapping[float, Sequence[float]]) -> Error:
 def _settled(one: float, other: float) -> bool:
     """Whether two errors come from one quotient; |1 - e| is the ratio of the smaller slope to the larger."""
     pairs = ((one, other), (abs(1 - one), abs(1 - other)))
-    return all(abs(a - b) <= _CONSTANT * max(a, b) + 1e-6 for a, b in pairs)
+    return all(abs(a - b) <= _CONSTANT * max(a, b) for a, b in pairs)
 
 
 def _directions(slopes: list[Tensor], seed: int) -> list[list[Tensor]]:

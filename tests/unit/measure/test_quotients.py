@@ -88,7 +88,9 @@ def test_the_exact_gradient_is_never_wrong_however_chaotic_the_loop(rate, seed):
         assert rate > 0.1 or found == "right"
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(5, "right"), (25, "chaotic"), (45, "chaotic")])
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(5, "right"), (25, "chaotic"), (45, "chaotic"), (60, "chaotic")]
+)
 def test_a_gradient_that_holds_over_tiny_distances_alone_is_chaotic(steps, expected):
     learner = Logistic(steps)
     episodes = on_sinusoids()[2]
