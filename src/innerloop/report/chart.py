@@ -141,41 +141,56 @@ def upright(value: float, label: str, *, top: bool = True) -> dict[str, list[Any
 
 
 def axes(
-    x: str,
-    y: str,
-    *marks: dict[str, list[Any]],
-    log: bool = False,
-    percent: bool = False,
-    zero: bool = True,
+    x: str, y: str, *marks: dict[str, list[Any]], percent: bool = False, zero: bool = True
 ) -> dict[str, Any]:
     """A layout with titles of axes, and lines that are marked on it.
 
     Args:
-        log: whether the axis upward is logarithmic.
-        percent: whether it counts in percent.
-        zero: whether it begins at zero, where it is neither.
+        percent: whether the axis upward counts in percent.
+        zero: whether it begins at zero.
     """
     upward: dict[str, Any] = {"title": {"text": y}}
-    if log:
-        upward |= {"type": "log", "nticks": 8, "exponentformat": "power"}
-    elif zero and not percent:
-        upward |= {"rangemode": "tozero"}
-    if percent:
-        upward |= {"tickformat": ".0%"}
+    upward |= {"rangemode": "tozero"} if zero else {}
+    upward |= {"tickformat": ".0%"} if percent else {}
     layout: dict[str, Any] = {"xaxis": {"title": {"text": x}}, "yaxis": upward}
     for kind in ("shapes", "annotations"):
         layout[kind] = [entry for mark in marks for entry in mark[kind]]
-    if log:
-        _onto_log(layout)
     return layout
 
 
-def losses_axes(x: str, y: str, values: Sequence[Any], *marks: dict[str, list[Any]]) -> dict[str, Any]:
-    """Axes for losses: logarithmic where they span a lot, and from zero only where they come near it."""
+def fitted_axes(x: str, y: str, values: Sequence[Any], *marks: dict[str, list[Any]]) -> dict[str, Any]:
+    """Axes for values: logarithmic where they span a lot, and from zero where they come near it.
+
+    Args:
+        values: all that is drawn, in any number of arrays.
+    """
     flat = np.concatenate([np.ravel(np.asarray(v, float)) for v in values] or [np.zeros(0)])
     known = flat[np.isfinite(flat)]
-    near = len(known) == 0 or bool(known.min() < 0.4 * known.max())
-    return axes(x, y, *marks, log=wants_log(values), zero=near)
+    if not wants_log(values):
+        near = len(known) == 0 or bool(known.min() < 0.4 * known.max())
+        return axes(x, y, *marks, zero=near)
+    layout = axes(x, y, *marks, zero=False)
+    ticks = log_ticks(float(known.min()), float(known.max()))
+    layout["yaxis"] |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    _onto_log(layout)
+    return layout
+
+
+def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
+    """Places for labels on a logarithmic axis: 1, 2 and 5 in each decade, or powers of ten alone.
+
+    >>> log_ticks(0.03, 2.0)
+    [0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
+    >>> log_ticks(1.0, 1e12, most=5)
+    [1.0, 1000.0, 1000000.0, 1000000000.0, 1000000000000.0]
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    fine = [float(f"{digit}e{k}") for k in range(first, last + 1) for digit in (1, 2, 5)]
+    inside = [tick for tick in fine if 0.5 * low <= tick <= 1.2 * high]
+    if len(inside) <= most:
+        return inside
+    every = math.ceil((last - first) / (most - 1))
+    return [float(f"1e{k}") for k in range(first, last + 1, every)]
 
 
 def heat_map(

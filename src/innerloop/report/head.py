@@ -95,11 +95,14 @@ def findings(run: RunRecords, heading: str, anchors: dict[str, str]) -> str:
     """
     found = run.diagnosis.findings
     if not found:
-        asked = len(run.diagnosis.passed)
-        if not asked:
-            return '<p class="none">No rule could be asked: see the appendix for the reasons.</p>'
-        none = badge("good", "good", "No findings")
-        return f'<p class="none">{none} {asked} rules were asked and found nothing.</p>'
+        asked, silent = len(run.diagnosis.passed), len(run.diagnosis.silent)
+        shown = (
+            badge("good", "good", "No findings") if asked > silent else badge("unknown", "unknown", "Unknown")
+        )
+        told = (
+            f"{asked} rules were asked and found nothing; {silent} could not be asked, as the appendix says."
+        )
+        return f'<p class="none">{shown} {told}</p>'
     cards = [_card(finding, run, heading, anchors) for finding in found]
     rest = cards[FIRST:]
     more = folded(f"{len(rest)} more", f'<div class="cards">{"".join(rest)}</div>') if rest else ""

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from innerloop.diagnose.doctor import Diagnosis, diagnose
-from innerloop.diagnose.finding import Finding
 from innerloop.diagnose.history import History
 from innerloop.diagnose.verdict import EPSILON, State, Verdict
 
@@ -67,6 +66,11 @@ class RunRecords:
         return self.metric == "accuracy"
 
     @property
+    def score_is_loss(self) -> bool:
+        """Whether the probe's score is its loss, as the mean squared error is for regression."""
+        return self.history.has("post", split="val") and self.metric == self.history.setup.get("loss")
+
+    @property
     def probe_seed(self) -> int:
         """The seed of the probe's tasks: its own, so that runs of other seeds have the same ones."""
         return int(self.history.setup.get("seed", self.history.setting("seed", 0)))
@@ -81,9 +85,10 @@ class RunRecords:
         answers = (*self.diagnosis.findings, *self.diagnosis.passed)
         return next((a.threshold for a in answers if a.id == rule), None)
 
-    def finding(self, rule: str) -> Finding | None:
-        """What a rule found, if it fired."""
-        return next((f for f in self.diagnosis.findings if f.id == rule), None)
+    def value(self, rule: str) -> float | None:
+        """What a rule measured; None if it was not asked."""
+        answers = (*self.diagnosis.findings, *self.diagnosis.passed)
+        return next((a.value for a in answers if a.id == rule), None)
 
 
 def read(path: str | os.PathLike[str], *, epsilon: float = EPSILON) -> RunRecords:

@@ -95,6 +95,8 @@ def _differences(runs: Sequence[RunRecords]) -> str:
             reasons.append(f"{other.name} is not compared with {first.name} task by task: {reason}.")
             continue
         for name, split in (("score", "val"), ("post", "val"), ("post", "train")):
+            if name == "score" and other.score_is_loss:
+                continue
             try:
                 rows.append(_paired(first, other, name, split))
             except NotEvaluated:
@@ -104,7 +106,7 @@ def _differences(runs: Sequence[RunRecords]) -> str:
     told = bullets(reasons, "reasons")
     if not rows:
         return told
-    head = ("run", "minus the first", "first", "this run", "paired difference, 95 %", "in words")
+    head = ("run", "what", "first", "this run", "paired difference, 95 %", "in words")
     return table(head, rows, caption=f"Paired differences to {first.name} on identical probe tasks") + told
 
 
@@ -156,7 +158,7 @@ def _losses(runs: Sequence[RunRecords]) -> Chart | None:
         "Lower is better. Bands are intervals over tasks; where tasks are identical, the paired "
         "differences in the table are far sharper than the bands.",
         traces,
-        chart.losses_axes("outer step", "loss", [found.mean for _, found in curves]),
+        chart.fitted_axes("outer step", "loss", [found.mean for _, found in curves]),
         ("outer step", *(name for name, _ in curves)),
         [(s, *(number(by_step[s]) if s in by_step else "" for by_step in at)) for s in steps],
         wide=True,

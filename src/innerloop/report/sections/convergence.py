@@ -27,7 +27,7 @@ _MOST_LOSSES = 400  # points of the training loss; more are averaged in bins
 
 def score(run: RunRecords) -> Chart | None:
     """The score that users know, with its interval, beside the baselines; none where it is the loss."""
-    if _score_is_loss(run):
+    if run.score_is_loss:
         return None
     curve, source = _scores(run)
     percent = run.accuracy
@@ -36,8 +36,11 @@ def score(run: RunRecords) -> Chart | None:
         chart.line("after adaptation, 95 % interval", curve.steps, curve.mean, legendrank=1),
     ]
     traces += _beside(run, [curve.steps[0], max(curve.steps[-1], 1)])
-    log = not percent and chart.wants_log([curve.mean, list(baselines(run).values())])
-    layout = chart.axes("outer step", f"validation {_named(run)}", log=log, percent=percent)
+    title = f"validation {_named(run)}"
+    if percent:
+        layout = chart.axes("outer step", title, percent=True, zero=False)
+    else:
+        layout = chart.fitted_axes("outer step", title, [curve.mean, list(baselines(run).values())])
     better = "Higher is better" if percent else "Lower is better"
     return Chart(
         f"Validation {_named(run)} over training",
@@ -71,14 +74,14 @@ def loss(run: RunRecords) -> Chart:
             chart.line("trivial predictor", [0, max(end, 1)], [level, level], TRIVIAL, marked=False)
         )
         columns["trivial predictor"] = Curve([post.steps[0]], np.array([level]), np.array([math.nan]))
-    if _score_is_loss(run):
+    if run.score_is_loss:
         traces += _beside(run, [0, max(end, 1)], but=("no_adaptation", "support_mean"))
     traces += _fan(run)
     traces += chart.band(post.steps, post.low, post.high)
     traces.append(chart.line("after adaptation, 95 % interval", post.steps, post.mean, legendrank=1))
     window = run.diagnosis.verdict.window
     named = [t["y"] for t in traces if t.get("name")]
-    layout = chart.losses_axes("outer step", f"loss ({history.setup.get('loss', 'probe tasks')})", named)
+    layout = chart.fitted_axes("outer step", f"loss ({history.setup.get('loss', 'probe tasks')})", named)
     if window is not None:
         layout["shapes"] = [_shade(*window)]
     _strip(run, traces, layout)
@@ -110,7 +113,7 @@ def training(run: RunRecords) -> Chart:
     means = [sum(value for _, value in part) / len(part) for part in bins]
     failed = sum(row.get("failed_tasks", 0) for row in rows)
     told = f" {failed} tasks were not finite and left out." if failed else ""
-    layout = chart.losses_axes("outer step", "training loss", [means])
+    layout = chart.fitted_axes("outer step", "training loss", [means])
     return Chart(
         "Training loss",
         "Other tasks at every step, so its noise is that of tasks: it cannot tell whether a run "
@@ -142,11 +145,6 @@ def _scores(run: RunRecords) -> tuple[Curve, str]:
         raise NotEvaluated("no look at validation tasks in metrics.jsonl")
     means, halves = (np.array([row.get(n) for row in looks], float) for n in ("mean", "ci95"))
     return Curve([row["step"] for row in looks], means, halves), "the looks that training takes by itself"
-
-
-def _score_is_loss(run: RunRecords) -> bool:
-    """Whether the probe's score is the loss that the other chart shows."""
-    return run.history.has("post", split="val") and run.metric == run.history.setup.get("loss")
 
 
 def _beside(run: RunRecords, span: list[int], *, but: tuple[str, ...] = ()) -> list[Trace]:

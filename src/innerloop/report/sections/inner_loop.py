@@ -27,16 +27,16 @@ def numbers(run: RunRecords) -> Raw:
         steps, middle, worst = per_task(run.history, "curvature")
         told = f"worst task at step {steps[-1]}; median {number(middle[-1])}"
         found.append(Tile("curvature αλ", number(worst[-1]), told))
-        factor = EDGE / worst[-1] if worst[-1] > 0 else math.inf
-        found.append(
-            Tile("safety factor 2/(αλ)", number(factor), "by which the rate may grow on a quadratic")
-        )
+    tried = run.value("SAFETY_FACTOR")
+    if tried is not None:
+        told = "times the inner rate, at which adaptation still helps"
+        found.append(Tile("safety factor, tried", number(tried), told))
     if run.history.has("sensitivity"):
         steps, middle, worst = per_task(run.history, "sensitivity")
         told = f"median at step {steps[-1]}; worst task {number(worst[-1])}"
         found.append(Tile("sensitivity", number(middle[-1]), told))
     if not found:
-        raise NotEvaluated(run.history.setup.get("skipped", {}).get("curvature", "no record of curvature"))
+        raise _why_not(run, "curvature")
     return Raw(tiles(found))
 
 
@@ -65,11 +65,12 @@ def support(run: RunRecords) -> Chart:
 def curvature(run: RunRecords) -> Chart:
     """The inner problem's curvature over training, and the edge."""
     steps, middle, worst = per_task(run.history, "curvature")
-    layout = chart.axes("outer step", "αλ", chart.level(EDGE, "2: the edge", WRONG))
+    layout = chart.axes("outer step", "αλ", chart.level(EDGE, "2: edge of a quadratic", WRONG))
     return Chart(
         "Curvature of the inner problem, αλ",
         "The inner learning rate times the largest eigenvalue of the support loss. Meta-training often "
-        "sharpens the inner problem, so it may rise; above 2, gradient descent on a quadratic diverges.",
+        "sharpens the inner problem, so it may rise. Above 2, gradient descent on a quadratic diverges; "
+        "other problems may lie above without harm, which the chart of longer steps tries.",
         [chart.line("worst task", steps, worst, BEFORE), chart.line("median", steps, middle)],
         layout,
         ("outer step", "median", "worst task"),
@@ -81,13 +82,13 @@ def safety(run: RunRecords) -> Chart:
     """By how much the inner rate may grow."""
     steps, _, worst = per_task(run.history, "curvature")
     factors = np.where(worst > 0, EDGE / np.maximum(worst, 1e-12), np.nan)
-    marks = [chart.level(1.0, "1: the edge", WRONG, above=False)]
+    marks = [chart.level(1.0, "1: edge of a quadratic", WRONG, above=False)]
     return Chart(
         "Safety factor 2/(αλ) of the worst task",
         "By how much the inner learning rate could be multiplied on a quadratic of this curvature. "
-        "It should stay clear of 1: what is used later, on other tasks, may be sharper than these.",
+        "A fall towards 1 says that the room gets less; the chart of longer steps tries how much there is.",
         [chart.line("safety factor", steps, factors)],
-        chart.axes("outer step", "2/(αλ)", *marks, log=chart.wants_log([factors])),
+        chart.fitted_axes("outer step", "2/(αλ)", [factors, [1.0]], *marks),
         ("outer step", "safety factor"),
         [(s, number(f)) for s, f in zip(steps, factors.tolist(), strict=True)],
     )
@@ -114,7 +115,7 @@ def stretched(run: RunRecords) -> Chart:
         "Each inner step goes so many times as far. The line should stay below the loss before adaptation "
         "at 1.3 at least: tasks at test may be sharper than these, as if their steps were longer.",
         traces,
-        chart.losses_axes(
+        chart.fitted_axes(
             "length of inner steps", "mean support loss", [t["y"] for t in traces] + [[before]], mark
         ),
         ("length of inner steps", *(f"outer step {look}" for look in looks)),
@@ -132,10 +133,10 @@ def _why_not(run: RunRecords, name: str) -> NotEvaluated:
     if run.history.setup.get("inner_steps") == 0:
         return NotEvaluated("there are no inner steps")
     try:
-        run.history.series(name, split="val")
+        run.history.series(name)
     except NotEvaluated as error:
         return error
-    return NotEvaluated(f"no record of {name} by inner step or scale")
+    return NotEvaluated(f"no record of {name} that a chart could show")
 
 
 def _support(run: RunRecords, look: int, count: int, *, last: bool) -> float:
@@ -155,13 +156,14 @@ def sensitivity(run: RunRecords) -> Chart:
     """How strongly adapted parameters follow the initial ones."""
     steps, middle, worst = per_task(run.history, "sensitivity")
     limit = run.threshold("INNER_CHAOS")
-    marks = [] if limit is None else [chart.level(limit, f"{number(limit)}: chaotic", WRONG)]
+    marks = [] if limit is None else [chart.level(limit, f"{number(limit)}: threshold of INNER_CHAOS", WRONG)]
     return Chart(
         "Sensitivity of adapted to initial parameters",
         "The largest factor by which a change of the initial parameters grows through the inner loop. Near "
-        "1 is healthy; far above it meta-gradients are chaotic; near 0 adaptation forgets where it began.",
+        "1 is smooth; far above, meta-gradients may be chaotic, though networks with normalisation lie "
+        "higher without harm; near 0, adaptation forgets where it began.",
         [chart.line("worst task", steps, worst, BEFORE), chart.line("median", steps, middle)],
-        chart.axes("outer step", "largest singular value", *marks, log=chart.wants_log([middle, worst])),
+        chart.fitted_axes("outer step", "largest singular value", [middle, worst], *marks),
         ("outer step", "median", "worst task"),
         [(s, number(m), number(w)) for s, m, w in zip(steps, middle.tolist(), worst.tolist(), strict=True)],
     )
@@ -177,9 +179,11 @@ def evaluated(run: RunRecords) -> Chart | None:
     percent = found["metric"] == "accuracy"
     x, y = [row["inner_steps"] for row in rows], np.array([row["mean"] for row in rows])
     half = np.array([row.get("ci95") or 0.0 for row in rows])
-    layout = chart.axes(
-        "inner step", f"{found['split']} {found['metric']}", percent=percent, log=chart.wants_log([y])
-    )
+    title = f"{found['split']} {found['metric']}"
+    if percent:
+        layout = chart.axes("inner step", title, percent=True, zero=False)
+    else:
+        layout = chart.fitted_axes("inner step", title, [y])
     layout["xaxis"] |= _whole(x[-1])
     return Chart(
         f"{str(found['split']).capitalize()} {found['metric']} after each inner step, {found['n']} tasks",
@@ -214,7 +218,7 @@ def _adaptation(run: RunRecords, name: str, title: str, look_for: str) -> Chart:
         columns[look] = dict(zip(at, means, strict=True))
     trained = history.setup.get("trained_steps")
     marks = [] if trained is None else [chart.upright(trained, f"trained: {trained}")]
-    layout = chart.losses_axes(
+    layout = chart.fitted_axes(
         "inner step", f"mean {name} loss", [t["y"] for t in traces if "name" in t], *marks
     )
     layout["xaxis"] |= _whole(places[-1])
@@ -237,8 +241,8 @@ SECTION = Section(
         ("query loss by inner step", query),
         ("support loss by inner step", support),
         ("curvature", curvature),
-        ("safety factor", safety),
         ("longer inner steps", stretched),
+        ("safety factor", safety),
         ("sensitivity", sensitivity),
         ("scores of evaluations", evaluated),
     ),

@@ -88,7 +88,7 @@ def both(run: RunRecords) -> Chart:
         "The two lines should fall together. Where only the one of training tasks falls, the gap is "
         "overfitting.",
         traces,
-        chart.losses_axes("outer step", "loss", [found.mean for found, _ in curves.values()]),
+        chart.fitted_axes("outer step", "loss", [found.mean for found, _ in curves.values()]),
         ("outer step", "validation tasks", "training tasks"),
         [(s, number(val.get(s)), number(v)) for s, v in train.items()],
     )

@@ -49,7 +49,9 @@ def distribution(run: RunRecords) -> Chart:
     layout = chart.axes("loss after adaptation / trivial loss", "share of tasks", marks, percent=True)
     finite = [r[np.isfinite(r)] for r in columns.values()]
     if chart.wants_log(finite, 8):
-        layout["xaxis"] |= {"type": "log"}
+        ends = [float(edge) for r in finite for edge in (r[:1].sum(), r[-1:].sum())]
+        ticks = chart.log_ticks(min(ends), max(ends))
+        layout["xaxis"] |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
         layout["annotations"][0]["x"] = 0.0
     layout["yaxis"] |= {"range": [0, 1.02]}
     lost = float((columns[wanted[-1][1]] >= 1).mean())
@@ -76,7 +78,8 @@ def worst(run: RunRecords) -> Raw:
     history = run.history
     post, ratios = history.series("post", split="val").last, _ratios(run, "val", -1)
     first = history.series("pre", split="val").last if history.has("pre", split="val") else post * math.nan
-    scores = history.series("score", split="val").last if history.has("score", split="val") else None
+    named = history.has("score", split="val") and not run.score_is_loss
+    scores = history.series("score", split="val").last if named else None
     order = np.argsort(-np.where(np.isfinite(ratios), ratios, np.inf), kind="stable")[:WORST]
     seed = run.probe_seed
     rows = []
@@ -119,7 +122,7 @@ def gradients(run: RunRecords) -> Chart:
         "Largest against median norm of the tasks' meta-gradients",
         "A few times the median is usual. Far more is a heavy tail: single tasks that steer a step.",
         [chart.line("largest / median", found.steps, spread, TRIVIAL)],
-        chart.axes("outer step", "ratio", *marks, log=chart.wants_log([spread])),
+        chart.fitted_axes("outer step", "ratio", [spread], *marks),
         ("outer step", "largest / median"),
         [(s, number(v)) for s, v in zip(found.steps, spread, strict=True)],
     )
