@@ -90,9 +90,10 @@ def trend(values: Values) -> Trend:
     blocks = min(10, looks // 2)
     edges = np.linspace(0, looks, blocks + 1).round().astype(int)
     means = np.stack([values[a:b].mean(0) for a, b in itertools.pairwise(edges)])
-    at = np.arange(blocks) - (blocks - 1) / 2
+    middles = (edges[:-1] + edges[1:]) / 2  # of blocks, one of which may have a look more than another
+    at = middles - middles.mean()
     level = float(means.mean())
-    scale = blocks / level if level > 0 else math.inf
+    scale = looks / level if level > 0 else math.inf
     slopes = at @ means / (at @ at)  # of each task [T]
     slope = float(slopes.mean())
     rest = means.mean(1) - level - slope * at
