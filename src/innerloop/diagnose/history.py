@@ -18,7 +18,7 @@ from innerloop.diagnose.finding import NotEvaluated
 
 PROBE = "probe.jsonl"
 #: What a record is found by, beside its name.
-PLACE = ("split", "inner_step", "layer")
+PLACE = ("split", "inner_step", "layer", "scale")
 
 Values = NDArray[np.float64]
 Row = dict[str, Any]
@@ -53,7 +53,7 @@ class History:
         metrics: the lines of `metrics.jsonl`.
         rows: the lines of `probe.jsonl`: `step`, `name`, and `values` (a list) or `value` (a number, or a
             mapping),
-            and where it applies `split`, `inner_step`, `layer`.
+            and where it applies `split`, `inner_step`, `layer`, `scale`.
         path: the run folder, or None.
     """
 
@@ -115,12 +115,12 @@ class History:
     @property
     def looks(self) -> list[int]:
         """The outer steps after which the probe looked."""
-        return [step for step, _ in self._found.get(("post", "val", None, None), []) if step <= self.end]
+        return [step for step, _ in self._rows("post", {"split": "val"})]
 
     @property
     def wide_looks(self) -> list[int]:
         """Those of them at which all was measured that a wide look measures."""
-        return [step for step, _ in self._found.get(("wrong", "val", None, None), []) if step <= self.end]
+        return [step for step, _ in self._rows("wrong", {"split": "val"})]
 
     def has(self, name: str, **place: Any) -> bool:
         return bool(self._rows(name, place))

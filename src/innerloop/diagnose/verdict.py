@@ -22,9 +22,9 @@ LEAST_LOOKS = 8  # in a window; fewer resolve nothing
 CAP = 10.0  # a task counts as at most this many times what the trivial predictor loses on it
 BROKEN = 0.2  # share of tasks that may be not finite
 ENDED, ALIVE = 0.05, 0.10  # shares of its peak below which a learning rate is spent, above which it was not
-SIGNAL = 0.3  # of the meta-gradient against its noise, above which a run that improved was cut off
 CLEAR = 1.0  # of the same, above which the gradient is clearly not zero
 FROZEN = 1e-6  # relative update below which nothing moves
+_SIDE = 3  # looks that are averaged where the last are compared with the best
 RELAPSE, SURE = 0.05, 2.6  # worse than the best look by this share, by so many standard errors
 
 
@@ -153,7 +153,7 @@ def judge(history: History, *, epsilon: float = EPSILON) -> Verdict:
             facts, notes=(f"{seen.broken:.1%} of task losses are not finite; they count as capped",)
         )
     if relapsed(history):
-        note = f"worse than the best look by more than {RELAPSE:.0%}, twice in a row"
+        note = f"worse than the best looks by more than {RELAPSE:.0%}"
         return replace(facts, state=State.WORSENING, notes=(*facts.notes, note))
     return _settled(history, facts, found, seen)
 
@@ -286,12 +286,21 @@ def averaging(history: History, start: int = 0) -> Mean | None:
 
 
 def relapsed(history: History) -> bool:
-    """Whether the last two looks are each worse than the best one, on the same tasks, beyond doubt."""
+    """Whether the last looks are worse than the best ones, on the same tasks, beyond doubt.
+
+    Three looks in a row are averaged on both sides, and the change from one look to the next counts as noise:
+    else the luckiest of many looks would be the measure of all others.
+    """
     post = history.series("post", split="val")
     losses = capped(history, post.stacked())
-    best = losses[int(losses.mean(1).argmin())]
-    behind = [mean_of(look - best) for look in losses[-2:]]
-    return len(behind) == 2 and all(d.value - SURE * d.error > RELAPSE * best.mean() for d in behind)
+    if len(losses) < 2 * _SIDE:
+        return False
+    sides = np.stack([losses[i : i + _SIDE].mean(0) for i in range(len(losses) - _SIDE + 1)])
+    best = sides[int(sides.mean(1).argmin())]
+    behind = mean_of(sides[-1] - best)
+    steps = np.diff(losses.mean(1)[-4 * _SIDE :])
+    error = math.hypot(behind.error, float(np.median(np.abs(steps))) * 1.48 / math.sqrt(_SIDE))
+    return behind.value - SURE * error > RELAPSE * best.mean()
 
 
 def schedule_ended(history: History) -> bool:
@@ -305,10 +314,7 @@ def schedule_ended(history: History) -> bool:
         return False
     earlier = history.until(alive[-1])
     seen = window(earlier, earlier.series("post", split="val"))
-    if len(seen.steps) < LEAST_LOOKS or seen.trend.high >= 0:
-        return False
-    found = signal(earlier, seen.steps[0])
-    return found is not None and found > SIGNAL
+    return len(seen.steps) >= LEAST_LOOKS and seen.trend.high < -EPSILON
 
 
 def outlook(history: History) -> Extrapolation | None:

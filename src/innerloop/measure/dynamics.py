@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core.rng import key
@@ -15,7 +19,7 @@ from innerloop.gradients.base import MetaGradient
 from innerloop.measure.backward import backward_norms
 from innerloop.measure.curvature import inner_curvature
 from innerloop.measure.first_order import first_order_gap
-from innerloop.measure.gradient_noise import gradient_noise
+from innerloop.measure.gradient_noise import GradientNoise, gradient_noise
 from innerloop.measure.probe import Row, row
 from innerloop.measure.sensitivity import sensitivity
 
@@ -30,12 +34,16 @@ class Dynamics:
         path: how its meta-gradient is obtained in training.
         tasks_per_step: the size of a meta-batch, whose noise is asked for.
         seed: of the run.
+        weights: of the fresh tasks' gradients [n], as training has them; None is one for each.
+        families: the family of each fresh task [n]; None is one for all.
     """
 
     learner: ModuleLearner
     path: MetaGradient
     tasks_per_step: int
     seed: int
+    weights: Tensor | None = None
+    families: Sequence[int] | None = None
 
     def rows(self, meta: Meta, step: int, fixed: Episode, fresh: Episode) -> tuple[list[Row], dict[str, str]]:
         """The records, and why those that are missing do not apply.
@@ -58,13 +66,19 @@ class Dynamics:
 
         def noise() -> list[Row]:
             told = gradient_noise(
-                self.path, self.learner, meta, fresh, key=place, num_tasks=self.tasks_per_step
+                self.path,
+                self.learner,
+                meta,
+                fresh,
+                key=place,
+                num_tasks=self.tasks_per_step,
+                weights=self.weights,
             )
             numbers = {"signal": told.signal, "noise": told.noise, "norm": told.norm}
             rows = [
                 row(step, name, [value]) for name, value in (numbers | {"leverage": told.leverage}).items()
             ]
-            return [*rows, row(step, "gradient", list(told.norms))]
+            return [*rows, row(step, "gradient", list(told.norms)), *conflicts(step, told, self.families)]
 
         def curvature() -> list[Row]:
             at = sorted({0, max(0, steps - 1)})
@@ -92,6 +106,27 @@ class Dynamics:
         tried(("backward",), backward)
         tried(("first_order", "first_order_error"), first_order)
         return found, skipped
+
+
+def conflicts(step: int, told: GradientNoise, families: Sequence[int] | None) -> list[Row]:
+    """For each two families, mean inner products of gradients: across, and within each of the two."""
+    if families is None:
+        return []
+    own = torch.tensor([families[i] for i in told.finite])
+    rows = []
+    for a, b in itertools.combinations(sorted(set(own.tolist())), 2):
+        one, other = (own == a).nonzero()[:, 0], (own == b).nonzero()[:, 0]
+        if len(one) > 1 and len(other) > 1:
+            across = float(told.products[one][:, other].mean())
+            values = [across, *(_within(told.products[which][:, which]) for which in (one, other))]
+            rows.append(row(step, "conflict", values, layer=f"{a}-{b}"))
+    return rows
+
+
+def _within(products: Tensor) -> float:
+    """The mean inner product of two different tasks."""
+    count = len(products)
+    return float(products.sum() - products.diagonal().sum()) / (count * (count - 1))
 
 
 def noted(setup: dict[str, Any], skipped: dict[str, str]) -> dict[str, Any]:

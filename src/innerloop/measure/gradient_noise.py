@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class GradientNoise:
         noise: tr S over the size of a meta-batch: the variance of its mean gradient.
         norm: |gbar|, most of which is noise near a minimum.
         leverage: the largest |g_i - gbar| / ((n - 1) |gbar|): the share by which one task moves the mean.
+        products: inner products of the gradients of the tasks that stayed finite [m, m].
+        finite: their numbers [m].
     """
 
     norms: list[float]
@@ -35,10 +38,19 @@ class GradientNoise:
     noise: float
     norm: float
     leverage: float
+    products: Tensor
+    finite: list[int]
 
 
 def gradient_noise(
-    path: MetaGradient, learner: MetaLearner, meta: Meta, episodes: Episode, *, key: int, num_tasks: int
+    path: MetaGradient,
+    learner: MetaLearner,
+    meta: Meta,
+    episodes: Episode,
+    *,
+    key: int,
+    num_tasks: int,
+    weights: Tensor | None = None,
 ) -> GradientNoise:
     """Signal and noise of a meta-gradient, from the gradients of single tasks.
 
@@ -47,6 +59,7 @@ def gradient_noise(
         episodes: stacked tasks [n, ...], n >= 2.
         key: source of the randomness inside inner steps.
         num_tasks: tasks of a meta-batch, >= 1.
+        weights: factors of the tasks' gradients [n], as training has them; None is one for each.
 
     Raises:
         NotEvaluated: fewer than two tasks stayed finite.
@@ -55,7 +68,9 @@ def gradient_noise(
     found: list[list[Tensor] | None] = []
     for i in range(count_of(episodes)):
         one = take(episodes, slice(i, i + 1))
-        grads, _, record = path.estimate(learner, meta, one, key=rng.key(key, "task", i), axis="loop")
+        own = None if weights is None else weights[i : i + 1]
+        how: dict[str, Any] = {} if own is None else {"weights": own}  # a path of a user's may know of none
+        grads, _, record = path.estimate(learner, meta, one, key=rng.key(key, "task", i), axis="loop", **how)
         found.append(tree.leaves(learned(grads)) if record.outcomes[0].ok else None)
     return _summary(found, num_tasks)
 
@@ -79,6 +94,8 @@ def _summary(found: list[list[Tensor] | None], num_tasks: int) -> GradientNoise:
         trace / num_tasks,
         norm,
         leverage,
+        products,
+        [i for i, leaves in enumerate(found) if leaves is not None],
     )
 
 

@@ -13,17 +13,19 @@ from torch import Tensor
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
 from innerloop.core.learner import states
-from innerloop.core.losses import loss_value, score
+from innerloop.core.losses import loss_value, score, trivial_loss
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.types import Batch, Episode, Meta, Split
 from innerloop.core.vectorise import TasksAxis, join, over_tasks
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import judged_steps
+from innerloop.measure.stretched import stretched_losses
 from innerloop.tasks.base import TaskSource
 
 Row = dict[str, Any]
 SPLITS: tuple[Split, Split] = ("val", "train")
 SEED = 0
+_FEW = 25  # tasks whose inner loop is looked at step by step
 _BEYOND = 5  # times the trained number of inner steps that a last look goes
 _MOST = 100  # inner steps that it goes at most, unless as many are usual
 
@@ -62,8 +64,6 @@ class Probe:
             "metric": spec.metric,
             "loss": spec.loss,
             "ways": spec.outputs if spec.metric == "accuracy" else None,
-            "first_order": getattr(learner.gradient, "first_order", False),
-            "exact": learner.gradient.exact,
             "skipped": skipped,
         }
 
@@ -71,10 +71,7 @@ class Probe:
         """The loss of each task of the best predictor that ignores inputs: support mean, or a fair guess."""
 
         def one_task(episode: Episode, key: Tensor) -> Tensor:
-            support, query = episode.support.y, episode.query.y
-            if self.tasks.spec.loss == "mse":
-                return (support.mean(0) - query).square().mean()
-            return torch.full((), math.log(self.tasks.spec.outputs))
+            return trivial_loss(self.tasks.spec.loss, episode, self.tasks.spec.outputs)
 
         return self._each(split, self.count(split), {}, one_task)[""]
 
@@ -101,7 +98,7 @@ class Probe:
         if average is not None:
             rows.append(row(step, "averaged", self._judged(average, "val")["post"], split="val"))
             rows.append(row(step, "distance", [relative_distance(meta, average)]))
-        return rows + self._curves(meta, step, last=last)
+        return rows + self._curves(meta, step, last=last) + self._stretched(meta, step)
 
     def _judged(
         self, meta: Meta, split: Split, *, count: int | None = None, wrong_support: bool = False
@@ -144,10 +141,23 @@ class Probe:
             }
 
         rows = []
-        for place, values in self._each("val", min(25, self.val), meta, one_task).items():
+        for place, values in self._each("val", min(_FEW, self.val), meta, one_task).items():
             name, _, k = place.partition(" ")
             rows.append(row(step, name, values, split="val", inner_step=int(k)))
         return rows
+
+    def _stretched(self, meta: Meta, step: int) -> list[Row]:
+        """Support losses after longer inner steps, on a few tasks of `val`."""
+        learner, steps = self.learner, self.learner.inner_steps
+        if steps == 0:
+            return []
+
+        def one_task(episode: Episode, key: Tensor) -> dict[str, Tensor]:
+            with running_in(training=False, first_order=True, key=key):
+                return stretched_losses(learner, meta, episode, steps)
+
+        found = self._each("val", min(_FEW, self.val), meta, one_task)
+        return [row(step, "stretched", v, split="val", scale=float(s)) for s, v in found.items()]
 
     def episodes(self, split: Split, count: int) -> Episode:
         """The first tasks of a split, stacked."""
@@ -204,9 +214,10 @@ def row(
     split: str | None = None,
     inner_step: int | None = None,
     layer: str | None = None,
+    scale: float | None = None,
 ) -> Row:
     """One line of records; not-finite numbers become None, others keep seven significant digits."""
-    place = {"split": split, "inner_step": inner_step, "layer": layer}
+    place = {"split": split, "inner_step": inner_step, "layer": layer, "scale": scale}
     shown = [float(f"{v:.7g}") if math.isfinite(v) else None for v in values]
     return (
         {"step": step, "name": name} | {k: v for k, v in place.items() if v is not None} | {"values": shown}

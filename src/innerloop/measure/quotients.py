@@ -1,10 +1,8 @@
-"""Whether a meta-gradient that disagrees with difference quotients is wrong, or right and chaotic."""
+"""A meta-gradient beside difference quotients of the outer objective, over many distances, in float64."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from innerloop.core import rng
 from innerloop.core.learner import MetaLearner
 from innerloop.core.types import Batch, Episode, Meta
 from innerloop.diagnose.finding import NotEvaluated
+from innerloop.diagnose.quotients import RIGHT
 from innerloop.gradients.base import MetaGradient
 from innerloop.gradients.check import beside, float64_by_default, to_float64
 from innerloop.gradients.questioning import Subject
@@ -20,10 +19,6 @@ from innerloop.gradients.questioning import Subject
 #: Distances h of the difference quotients, largest first.
 DISTANCES = (1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
 _RANDOM = 2  # directions beside the gradient's own
-_RIGHT = 1e-3  # largest error of a gradient that is right
-_CONSTANT = 0.1  # relative change of what no longer depends on the distance
-
-Error = Literal["right", "chaotic", "wrong"]
 
 
 def quotient_sweep(
@@ -58,7 +53,7 @@ def quotient_sweep(
     double = Episode(*(Batch(_double(batch.x), _double(batch.y)) for batch in episodes))
     with float64_by_default():
         to_float64(learner)
-        subject = Subject(learner, beside(meta, seed), double, path, key, tolerance=_RIGHT)
+        subject = Subject(learner, beside(meta, seed), double, path, key, tolerance=RIGHT)
         grads, record = subject.estimate(path, "loop")
         if not all(outcome.ok for outcome in record.outcomes):
             raise NotEvaluated("the inner loop of a task did not stay finite")
@@ -69,32 +64,6 @@ def quotient_sweep(
             quotients = [(subject.moved(v, h) - subject.moved(v, -h)) / (2 * h) for v in directions]
             found[h] = [_error(q, _dot(slopes, v)) for q, v in zip(quotients, directions, strict=True)]
     return found
-
-
-def kind_of_error(errors: Mapping[float, Sequence[float]]) -> Error:
-    """What the errors of a sweep mean.
-
-    Along a direction a gradient is wrong where no distance brings the error below 1e-3 and the quotients no
-    longer change over the two smallest distances: they have found a slope, and it is another. A gradient is
-    wrong if it is so along two directions or more; right if it is right along most of them at some distance
-    beyond the two smallest; else chaotic: right, but over steps so small that it is of no use.
-
-    Args:
-        errors: for each distance h the errors by direction, as `quotient_sweep` returns.
-    """
-    distances = sorted(errors, reverse=True)
-    by_direction = list(zip(*(errors[h] for h in distances), strict=True))
-    wrong = sum(min(each) > _RIGHT and _settled(each[-2], each[-1]) for each in by_direction)
-    right = sum(min(each[:-2]) <= _RIGHT for each in by_direction)
-    if wrong >= 2:
-        return "wrong"
-    return "right" if 2 * right > len(by_direction) else "chaotic"
-
-
-def _settled(one: float, other: float) -> bool:
-    """Whether two errors come from one quotient; |1 - e| is the ratio of the smaller slope to the larger."""
-    pairs = ((one, other), (abs(1 - one), abs(1 - other)))
-    return all(abs(a - b) <= _CONSTANT * max(a, b) for a, b in pairs)
 
 
 def _directions(slopes: list[Tensor], seed: int) -> list[list[Tensor]]:

@@ -66,7 +66,7 @@ def _drawn(learner: ModuleLearner, meta: Meta, episode: Episode) -> dict[str, An
 
 def _png(image: Tensor) -> str:
     """An image [channels, height, width] of any range as base64 PNG, stretched to its own range."""
-    values = image.detach().float().cpu().numpy()
+    values = np.nan_to_num(image.detach().float().cpu().numpy())
     low, high = float(values.min()), float(values.max())
     shades = (255 * (values - low) / ((high - low) or 1.0)).astype(np.uint8)
     picture = Image.fromarray(shades[0] if len(shades) == 1 else shades.transpose(1, 2, 0))

@@ -8,7 +8,7 @@ from innerloop.algorithms.base import ModuleLearner
 from innerloop.core.rng import generator, key
 from innerloop.diagnose.finding import NotEvaluated
 from innerloop.diagnose.history import History
-from innerloop.measure.probe import Row, row
+from innerloop.measure.probe import Row
 from innerloop.measure.quotients import quotient_sweep
 from innerloop.tasks.base import TaskSource
 from innerloop.training.check import check_fit
@@ -28,14 +28,16 @@ def preflight(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     path = as_gradient(config.gradient) or learner.gradient
     watch = Watch(learner, tasks, config, folder=None)
     watch.begin(state, path)
+    watch.history.setup["exact"] = path.exact
     episodes = tasks.sample("train", _TASKS, key(config.seed, "preflight"))
     rows: list[Row] = []
     try:
         found = quotient_sweep(
             learner, state.meta, episodes, path, key=key(config.seed, "preflight", 1), seed=config.seed
         )
+        # In full: what tells chaos from a mistake stands in the last digits of an error near one.
         rows = [
-            row(0, "quotient", errors, inner_step=round(-math.log10(distance)))
+            {"step": 0, "name": "quotient", "inner_step": round(-math.log10(distance)), "values": errors}
             for distance, errors in found.items()
         ]
     except NotEvaluated as error:

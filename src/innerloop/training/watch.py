@@ -26,13 +26,15 @@ from innerloop.gradients.base import MetaGradient, learned
 from innerloop.measure.dynamics import FEW, Dynamics, noted
 from innerloop.measure.preflight import leak_rows
 from innerloop.measure.probe import SPLITS, Probe, Row, row
+from innerloop.measure.randomness import random_states_kept
 from innerloop.measure.worst import worst_tasks
 from innerloop.tasks.base import TaskSource
 from innerloop.training.config import TrainConfig
 from innerloop.training.experiment import describe
 from innerloop.training.folder import RunFolder
+from innerloop.training.objective import gradient_at, inverse_trivial
 from innerloop.training.state import TrainState
-from innerloop.training.step import to_device
+from innerloop.training.step import families_of, to_device
 
 WORST = "worst-tasks.json"
 _SHARE = 0.08  # of the training time that may go into looking; a tenth, with room for what is not foreseen
@@ -74,6 +76,7 @@ class Watch:
 
     # --- in the life of a run ----------------------------------------------------------------------------
 
+    @random_states_kept()
     def begin(self, state: TrainState, path: MetaGradient) -> None:
         """What is asked once, and the first look, before any step."""
         if self.folder is not None:
@@ -82,7 +85,9 @@ class Watch:
         rows = [row(0, "trivial", self._probe.trivial(split), split=split) for split in SPLITS]
         found, skipped = leak_rows(state.meta, self._probe)
         more, others = self._dynamics(path, state)
-        setup = noted(setup, skipped | others) | {"every": self._every, "wide": _WIDE}
+        later = {"quotient": "asked by 'innerloop doctor --preflight' alone: it takes float64 and some time"}
+        setup = noted(setup, skipped | others | later) | {"every": self._every, "wide": _WIDE}
+        setup |= {"exact": path.exact, "first_order": getattr(path, "first_order", False)}
         self._write([{"step": 0, "name": "setup", "value": setup}, *rows, *found, *more])
         self._write(self._probe.look(state.meta, 0) + self._probe.wide(state.meta, 0, average=None))
         self._judge(wide=True)
@@ -154,6 +159,7 @@ class Watch:
 
     # --- a look ------------------------------------------------------------------------------------------
 
+    @random_states_kept()
     def _look(
         self, state: TrainState, path: MetaGradient, *, wide: bool, last: bool, again: bool = False
     ) -> tuple[float, float]:
@@ -162,7 +168,7 @@ class Watch:
         Args:
             again: what every look has was recorded at this step already.
         """
-        started, step, meta = time.perf_counter(), state.step, state.meta
+        started, step, meta = time.perf_counter(), state.step, state.judged
         rows: list[Row] = []
         if not again:
             rows = [row(step, "lr", [self.config.optimizer.rate(step - 1, self.config.steps)])]
@@ -240,10 +246,14 @@ class Watch:
         place = key(self.config.seed, "probe tasks", state.step)
         pooled = self.learner.pooled
         fresh = self.tasks.pooled(_FRESH, place) if pooled else self.tasks.sample("train", _FRESH, place)
-        close = Dynamics(self.learner, path, self.config.tasks_per_step, self.config.seed)
+        progress, objective = state.step / self.config.steps, self.config.objective
+        path = gradient_at(path, objective, progress)
+        families = None if pooled else families_of(self.tasks, _FRESH, place)
+        scales = inverse_trivial(self.learner, fresh) if objective.normalise else None
+        close = Dynamics(self.learner, path, self.config.tasks_per_step, self.config.seed, scales, families)
         device = self.config.device
-        with running_in(progress=state.step / self.config.steps):
-            return close.rows(state.meta, state.step, to_device(fixed, device), to_device(fresh, device))
+        with running_in(progress=progress):
+            return close.rows(state.judged, state.step, to_device(fixed, device), to_device(fresh, device))
 
     def _write(self, rows: list[Row]) -> None:
         if self.folder is not None:

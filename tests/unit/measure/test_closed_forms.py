@@ -11,12 +11,13 @@ import torch
 from innerloop.core.types import Batch, Episode
 from innerloop.core.vectorise import take
 from innerloop.diagnose.finding import NotEvaluated
+from innerloop.diagnose.quotients import kind_of_error
 from innerloop.gradients import FirstOrder, Unrolled
 from innerloop.measure.backward import backward_norms
 from innerloop.measure.curvature import inner_curvature
 from innerloop.measure.first_order import first_order_gap
 from innerloop.measure.gradient_noise import gradient_noise
-from innerloop.measure.quotients import kind_of_error, quotient_sweep
+from innerloop.measure.quotients import quotient_sweep
 from innerloop.measure.sensitivity import sensitivity
 from unit.measure.settings import BOWLS, RATE, STEPS, on_bowls, theta_of
 

@@ -17,12 +17,13 @@ from innerloop.core import tree
 from innerloop.core.types import Episode, Meta
 from innerloop.core.vectorise import take
 from innerloop.diagnose.finding import NotEvaluated
+from innerloop.diagnose.quotients import kind_of_error
 from innerloop.measure.backward import backward_norms
 from innerloop.measure.curvature import inner_curvature
 from innerloop.measure.first_order import first_order_gap
 from innerloop.measure.gradient_noise import gradient_noise
 from innerloop.measure.leaks import state_leak, transduction
-from innerloop.measure.quotients import kind_of_error, quotient_sweep
+from innerloop.measure.quotients import quotient_sweep
 from innerloop.measure.randomness import random_states
 from innerloop.measure.sensitivity import sensitivity
 

@@ -13,9 +13,10 @@ from innerloop.core import tree
 from innerloop.core.types import Batch, Episode, Fast, Meta
 from innerloop.core.vectorise import take
 from innerloop.diagnose.finding import NotEvaluated
+from innerloop.diagnose.quotients import kind_of_error
 from innerloop.gradients import FirstOrder, Unrolled
 from innerloop.gradients.base import Estimate, Tasks
-from innerloop.measure.quotients import DISTANCES, kind_of_error, quotient_sweep
+from innerloop.measure.quotients import DISTANCES, quotient_sweep
 from planted.gradient_mutants import DropsTheHessian
 from unit.measure.settings import Logistic, on_bowls, on_sinusoids
 

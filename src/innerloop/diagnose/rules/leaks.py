@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from innerloop.diagnose.finding import Finding, Passed, Severity
+import math
+
+from innerloop.diagnose.finding import Finding, NotEvaluated, Passed, Severity
 from innerloop.diagnose.history import History
 from innerloop.diagnose.rule import Rule
 
@@ -54,6 +56,8 @@ def class_leak(history: History) -> Finding | Passed:
 
 def transduction(history: History) -> Finding | Passed:
     change = float(history.series("transduction").last[0])
+    if math.isnan(change):
+        raise NotEvaluated("outputs are not finite")
     if change <= _DEPENDS:
         return Passed(change, _DEPENDS)
     declared = history.setting("algorithm.batch_norm") == "transductive"

@@ -6,20 +6,21 @@ import numpy as np
 
 from innerloop.diagnose.finding import Finding, NotEvaluated, Passed, Severity
 from innerloop.diagnose.history import History
+from innerloop.diagnose.quotients import RIGHT, kind_of_error
 from innerloop.diagnose.rule import Rule
+from innerloop.diagnose.statistics import mean_of
 
 _ZERO = 1e-10
-_WRONG, _STEADY = (
-    1e-3,
-    0.1,
-)  # error of a quotient, and how little it changes where it is no matter of the distance
 _COSINE, _ERROR = 0.5, 1.0
 _OUTLIER = 20.0
+_APART, _FAMILY_LOOKS = -0.2, 10  # cosine of two families' gradients, over so many wide looks
 _POOLED = 5  # wide looks
 
 
 def meta_grad_zero(history: History) -> Finding | Passed:
     typical = float(np.median(history.series("gradient").last))
+    if np.isnan(typical):
+        raise NotEvaluated("the meta-gradient is not finite")
     if typical >= _ZERO:
         return Passed(typical, _ZERO)
     return Finding(
@@ -33,34 +34,32 @@ def meta_grad_zero(history: History) -> Finding | Passed:
 
 
 def meta_gradient_wrong(history: History) -> Finding | Passed:
-    distances = sorted(history.places("quotient", "inner_step"))
+    distances = history.places("quotient", "inner_step")
     if not distances:
-        raise NotEvaluated("asked by 'innerloop doctor --preflight' alone: it takes float64 and some time")
-    errors = np.stack([history.series("quotient", inner_step=d).last for d in distances])
-    least = errors.min(0)
-    last, before = errors[-1], errors[-2]
-    steady = np.abs(last - before) <= _STEADY * np.maximum(last, before)
-    wrong = (least > _WRONG) & steady
-    value = float(np.sort(least)[-2]) if len(least) > 1 else float(least[0])
-    if wrong.sum() < 2:
-        return Passed(value, _WRONG)
+        history.series("quotient")
+    errors = {10.0**-d: list(history.series("quotient", inner_step=d).last) for d in distances}
+    least = np.sort(np.min(list(errors.values()), axis=0))
+    value, count = float(least[-2] if len(least) > 1 else least[0]), len(least)
+    kind = kind_of_error(errors)
+    if kind != "wrong":
+        return Passed(value, RIGHT)
     if not history.setup.get("exact", True):
         return Finding(
             Severity.INFO,
             f"the meta-gradient is off the objective's by {value:.1%}, as this path says of itself",
             value,
-            _WRONG,
+            RIGHT,
             "nothing, if it was meant; an exact path is --gradient Unrolled",
         )
     return Finding(
         Severity.ERROR,
         f"the meta-gradient is not the derivative of the outer objective: off by {value:.1%}",
         value,
-        _WRONG,
+        RIGHT,
         "il.check_gradient(learner, tasks) names the leaves that are wrong",
         (
-            f"difference quotients along {int(wrong.sum())} of {len(least)} directions disagree",
-            "the error does not shrink with the distance, as a chaotic but right gradient's does",
+            f"difference quotients along two or more of {count} directions give another slope",
+            "they agree with each other as the distance shrinks, which those of a chaotic loop do not",
         ),
         {"gradient": "Unrolled"},
     )
@@ -69,8 +68,9 @@ def meta_gradient_wrong(history: History) -> Finding | Passed:
 def first_order_bias(history: History) -> Finding | Passed:
     if not history.setup.get("first_order"):
         raise NotEvaluated("the meta-gradient is not a first-order one")
-    cosine = float(history.series("first_order").last[0])
-    error = float(history.series("first_order_error").last[0])
+    cosine, error = (
+        float(np.mean(history.series(name).means[-3:])) for name in ("first_order", "first_order_error")
+    )
     if cosine >= _COSINE and error <= _ERROR:
         return Passed(cosine, _COSINE)
     return Finding(
@@ -103,9 +103,37 @@ def outlier_tasks(history: History) -> Finding | Passed:
     )
 
 
+def task_conflict(history: History) -> Finding | Passed:
+    pairs = history.places("conflict", "layer")
+    if not pairs:
+        raise NotEvaluated("the tasks are of one family, as far as they tell")
+    worst, where = 0.0, ""
+    for pair in pairs:
+        found = np.stack(history.series("conflict", layer=pair).values[-_FAMILY_LOOKS:])
+        if len(found) < 3 or not np.isfinite(found).all():
+            continue
+        across, one, other = (mean_of(found[:, i]) for i in range(3))
+        # Families disagree where each has a gradient of its own, and the two point apart.
+        if one.low > 0 and other.low > 0 and across.high < 0:
+            cosine = across.value / float(np.sqrt(one.value * other.value))
+            worst, where = min((worst, where), (cosine, pair))
+    if worst >= _APART:
+        return Passed(worst, _APART)
+    return Finding(
+        Severity.WARN,
+        f"families {where} pull apart: the cosine of their meta-gradients is {worst:.2f}",
+        worst,
+        _APART,
+        "let more adapt, give families heads of their own, or aggregate their gradients without conflict",
+        ("each family's own meta-gradient is clearly not zero",),
+        {"optimizer.aggregate": "UPGrad"},
+    )
+
+
 RULES = (
     Rule("META_GRAD_ZERO", meta_grad_zero, "meta-gradient", "there is no meta-gradient"),
     Rule("META_GRADIENT_WRONG", meta_gradient_wrong, "meta-gradient", "it is not the objective's derivative"),
+    Rule("TASK_CONFLICT", task_conflict, "meta-gradient", "families of tasks pull apart", settles=0.2),
     Rule("FIRST_ORDER_BIAS", first_order_bias, "meta-gradient", "first-order gradients point elsewhere"),
     Rule("OUTLIER_TASKS", outlier_tasks, "meta-gradient", "single tasks decide the outer step", 2, 0.2, True),
 )

@@ -12,7 +12,7 @@ from innerloop.diagnose.rule import Rule
 from innerloop.diagnose.verdict import State, capped, judge
 
 _SOLVED = 0.6  # of what the trivial predictor loses
-_DEPENDENT = 0.1  # least share of the loss that a wrong support adds
+_DEPENDENT = 0.1  # least share of what was learned that a wrong support takes away
 _OVERFIT, _BEYOND_CHANCE = 1.5, 3.0
 _GAP = 0.05  # least gap between validation and training tasks, as a share of the trivial loss
 _NEGLECTED, _MOSTLY_SOLVED = 0.3, 0.7
@@ -26,7 +26,7 @@ def memorisation(history: History) -> Finding | Passed:
         return Passed(share, _DEPENDENT)
     return Finding(
         Severity.ERROR,
-        f"the support set is ignored: with another task's, the training loss is {share:+.1%} higher",
+        f"the support set is ignored: another task's does {1 - share:.0%} as well on training tasks",
         share,
         _DEPENDENT,
         "make tasks mutually exclusive (shuffle labels, hide what names the task), or train on more tasks",
@@ -78,12 +78,17 @@ def task_failure(history: History) -> Finding | Passed:
 
 
 def support_dependence(history: History, split: str) -> float:
-    """How much of the query loss after a wrong support the right one takes away, as a share."""
-    wrong, post = (history.series(name, split=split).last for name in ("wrong", "post"))
-    wrong, post = np.nan_to_num(wrong, nan=np.inf), post[: len(wrong)]
-    limit = 10 * history.series("trivial", split=split).last.mean()
-    wrong, post = np.minimum(wrong, limit), np.minimum(np.nan_to_num(post, nan=np.inf), limit)
-    return float((wrong.mean() - post.mean()) / max(wrong.mean(), 1e-300))
+    """What the right support gains over a wrong one, as a share of what it gains over a constant guess.
+
+    One where a wrong support is no better than a guess, zero where it is as good as the right one. A share of
+    the loss itself would be noise where that is nearly zero.
+    """
+    wrong, post, trivial = (history.series(name, split=split).last for name in ("wrong", "post", "trivial"))
+    count = min(len(wrong), len(post))
+    limit = 10 * trivial.mean()
+    wrong, post = (np.minimum(np.nan_to_num(v[:count], nan=np.inf), limit) for v in (wrong, post))
+    known = float(trivial[:count].mean() - post.mean())
+    return min(1.0, float(wrong.mean() - post.mean()) / known) if known > 0 else 1.0
 
 
 def capped_split(history: History, split: str) -> np.ndarray:
