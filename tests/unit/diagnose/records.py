@@ -199,7 +199,7 @@ def healthy(losses: Values | None = None, *, config: dict[str, Any] | None = Non
     for distance in range(2, 8):
         made.put("quotient", np.full(8, 10.0 ** (-2 * distance + 3)), inner_step=distance)
     made.metrics = [
-        {"kind": "train", "step": step, "loss": float(losses[i].mean()), "failed_tasks": 0, "lr": 1e-3}
+        {"kind": "train", "step": step, "loss": float(np.nanmean(losses[i])), "failed_tasks": 0, "lr": 1e-3}
         for i, step in enumerate(made.looks)
         if step
     ]
