@@ -33,7 +33,9 @@ class Kind:
         update: relative size of outer updates.
         signal: of the meta-gradient against its noise, at the last look.
         broken: share of tasks that are not finite at the last look.
+        conflict: cosine of the gradients of two families of tasks, if there are two.
         images: whether its tasks are images, judged by accuracy.
+        leak: the check before training that does not hold, if any.
     """
 
     start: float = 3.6
@@ -46,7 +48,9 @@ class Kind:
     update: float = 2e-3
     signal: float = 0.05
     broken: float = 0.0
+    conflict: float | None = None
     images: bool = False
+    leak: str = ""
 
 
 HEALTHY = Kind()
@@ -129,6 +133,10 @@ def _records(kind: Kind, looks: int, tasks: int, seeds: tuple[int, int]) -> Iter
     }
     level = math.log(5) if kind.images else 4.0
     yield {"step": 0, "name": "setup", "value": _setup(kind, tasks, seeds[1])}
+    for name in ("state_leak", "query_leak", "class_leak", "transduction"):
+        yield _row(0, name, [0.5 if name == kind.leak else 0.0])
+    for h in (4, 5, 6, 8):
+        yield _row(0, "quotient", [10.0 ** -(h + 1), 2 * 10.0 ** -(h + 1)], inner_step=h)
     for split, scale in hard.items():
         values = np.full(len(scale), level) if kind.images else level * scale
         yield _row(0, "trivial", values, split=split)
@@ -188,6 +196,8 @@ def _wide(
     signal = noise * (kind.signal + 1.5 * (1 - done) ** 4) + 0.01 * rng.normal()
     yield _row(step, "signal", [signal])
     yield _row(step, "norm", [math.sqrt(max(0.0, signal) + noise)])
+    if kind.conflict is not None:
+        yield _row(step, "conflict", [2.0 * kind.conflict, 1.0, 4.0], layer="sine, line")
     yield _row(step, "leverage", [0.2 + 0.05 * rng.random()])
     yield _row(step, "gradient", rng.lognormal(0.0, 0.5, 8))
     yield _row(step, "first_order", [0.97 - 0.4 * done])

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from innerloop.diagnose.rules import RULES
-from innerloop.report.head import TONES, command
-from innerloop.report.markup import Raw, badge, copyable, esc, number, table
+from innerloop.report.head import command
+from innerloop.report.markup import TONES, Raw, badge, copyable, esc, number, table
 from innerloop.report.records import RunRecords
 
 

@@ -136,12 +136,13 @@ def checkpoints(steps: Sequence[int]) -> list[int]:
     return [steps[i] for i in sorted(places)]
 
 
+def running_mean(values: Values, width: int = 5) -> Values:
+    """The mean over the last `width` looks, at each look [K]."""
+    return np.array([values[max(0, i + 1 - width) : i + 1].mean() for i in range(len(values))])
+
+
 def running_ratio(above: Values, below: Values, width: int = 5) -> Values:
     """The ratio of means over the last `width` looks [K]; a mean of ratios follows the smallest noise."""
-    result = np.full(len(above), np.nan)
-    for i in range(len(above)):
-        part = slice(max(0, i + 1 - width), i + 1)
-        level = float(below[part].mean())
-        if level > 0:
-            result[i] = float(above[part].mean()) / level
-    return result
+    level = running_mean(below, width)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(level > 0, running_mean(above, width) / level, np.nan)

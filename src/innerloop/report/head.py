@@ -6,11 +6,12 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from innerloop.diagnose.finding import Finding, NotEvaluated, Severity, Silent
+from innerloop.diagnose.finding import Finding, NotEvaluated, Silent
 from innerloop.diagnose.seeds import disagreement, judge_seeds
 from innerloop.diagnose.verdict import State
 from innerloop.report.curves import half_width, task_losses
 from innerloop.report.markup import (
+    TONES,
     Tile,
     badge,
     bullets,
@@ -37,11 +38,6 @@ LOOKS = {
     State.NONFINITE: ("bad", "bad"),
     State.UNRESOLVED: ("unknown", "unknown"),
     State.SEED_DISAGREEMENT: ("warn", "apart"),
-}
-TONES = {
-    Severity.ERROR: ("bad", "bad", "Error"),
-    Severity.WARN: ("warn", "warn", "Warning"),
-    Severity.INFO: ("unknown", "info", "Info"),
 }
 
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from innerloop.diagnose.finding import Severity
+
 #: Shapes of the icons, on a field of 16 by 16; each stands beside its word.
 ICONS = {
     "good": "M3 8.5l3.5 3.5L13 4.5",
@@ -20,6 +22,14 @@ ICONS = {
     "ended": "M8 1.5a6.5 6.5 0 1 0 .01 0M8 4.5V8l2.5 1.6",
     "noise": "M1 8q1.7-6 3.5 0t3.5 0t3.5 0t3.5 0",
     "apart": "M3 6h10M3 10h10M11 3L5 13",
+}
+
+
+#: How a severity looks: its tone, the shape of its icon, and its word.
+TONES = {
+    Severity.ERROR: ("bad", "bad", "Error"),
+    Severity.WARN: ("warn", "warn", "Warning"),
+    Severity.INFO: ("unknown", "info", "Info"),
 }
 
 

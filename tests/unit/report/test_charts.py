@@ -43,9 +43,17 @@ def test_few_values_far_off_do_not_flatten_the_others() -> None:
 
 
 def test_a_level_on_a_logarithmic_axis_keeps_its_label() -> None:
-    layout = chart.axes("x", "y", chart.level(100.0, "edge"), log=True)
+    layout = chart.fitted_axes("x", "y", [[1.0, 100.0]], chart.level(100.0, "edge"))
+    assert layout["yaxis"]["type"] == "log"
+    assert layout["yaxis"]["ticktext"][:3] == ["1", "2", "5"]
     assert layout["annotations"][0]["y"] == pytest.approx(2.0)
     assert layout["shapes"][0]["y0"] == 100.0
+
+
+def test_an_axis_begins_at_zero_where_values_come_near_it() -> None:
+    assert chart.fitted_axes("x", "y", [[1.0, 5.0]])["yaxis"]["rangemode"] == "tozero"
+    assert "rangemode" not in chart.fitted_axes("x", "y", [[4.0, 5.0]])["yaxis"]
+    assert "type" not in chart.fitted_axes("x", "y", [[math.nan]])["yaxis"]
 
 
 def test_an_axis_is_logarithmic_only_where_that_shows_more() -> None:

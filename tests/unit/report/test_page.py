@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from innerloop.core.errors import ConfigError, ContractError, DataError
+from innerloop.diagnose.rules import RULES
 from innerloop.report import head, page
 from innerloop.report.chart import Chart
 from innerloop.report.records import RunRecords, read
@@ -102,8 +103,8 @@ def titles(*runs: RunRecords) -> list[str]:
 def test_everything_that_was_recorded_is_drawn(name: str, tmp_path: Path) -> None:
     run = read(write_run(tmp_path, KINDS[name]))
     assert run.notes == ()
-    assert set(missing(run)) == {"comparison"}
-    assert len(titles(run)) >= 18
+    assert set(missing(run)) == {"comparison", "families of tasks"}
+    assert len(titles(run)) >= 20
 
 
 @pytest.mark.usefixtures("small")
@@ -236,6 +237,31 @@ def test_the_worst_tasks_come_first_and_what_is_not_finite_before_them(kind: Kin
     assert worst[named].min() >= np.sort(worst)[-10]
 
 
+def test_families_that_pull_apart_are_drawn_as_planted(tmp_path: Path) -> None:
+    run = read(write_run(tmp_path, planted(HEALTHY, conflict=-0.5)))
+    assert set(missing(run)) == {"comparison"}
+    assert trace(run, "Cosine of the meta-gradients", "sine, line")["y"] == pytest.approx([-0.5] * 7)
+
+
+@pytest.mark.parametrize("leak", ["", "state_leak", "query_leak"])
+def test_a_check_that_does_not_hold_says_so(leak: str, tmp_path: Path) -> None:
+    run = read(write_run(tmp_path, planted(HEALTHY, leak=leak)))
+    words = said("".join(str(p) for b in drawn(run)["leaks"] for p in b.parts if not isinstance(p, Chart)))
+    assert words.count("Does not hold") == bool(leak)
+    assert words.count("Holds") == 4 - bool(leak)
+    assert [finding.plot for finding in run.diagnosis.findings] == ["leaks"] * bool(leak)
+
+
+def test_quotients_are_drawn_by_distance(tmp_path: Path) -> None:
+    found = trace(read(write_run(tmp_path)), "Meta-gradient against difference quotients", "direction 2")
+    assert found["x"] == [1e-4, 1e-5, 1e-6, 1e-8]
+    assert found["y"] == pytest.approx([2e-5, 2e-6, 2e-7, 2e-9])
+
+
+def test_every_rule_points_to_a_section_that_there_is() -> None:
+    assert {rule.plot for rule in RULES} <= {section.id for section in SECTIONS}
+
+
 def test_longer_inner_steps_begin_at_what_was_trained(tmp_path: Path) -> None:
     run = read(write_run(tmp_path, HEALTHY))
     last = run.history.looks[-1]
@@ -269,7 +295,7 @@ def test_what_is_measured_on_fewer_tasks_is_compared_with_the_first_of_them(tmp_
             row["values"] = row["values"][:25]
     (folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     run = read(folder)
-    assert set(missing(run)) == {"comparison"}
+    assert set(missing(run)) == {"comparison", "families of tasks"}
     first = run.history.series("post", split="val").values[0][:25]
     found = trace(run, "Loss on the probe tasks", "after adaptation, 95 % interval")
     assert found["y"][0] == pytest.approx(first.mean(), rel=1e-4)
@@ -332,9 +358,9 @@ def test_other_tasks_are_not_compared_and_it_says_why(
 def test_examples_that_differ_under_the_same_name_are_seen(tmp_path: Path) -> None:
     one, folder = read(write_run(tmp_path / "a")), write_run(tmp_path / "b")
     text = (folder / "probe.jsonl").read_text("utf-8").splitlines()
-    row = json.loads(text[1])
-    assert row["name"] == "trivial"
-    text[1] = json.dumps(row | {"values": [1.01 * v for v in row["values"]]})
+    place = next(i for i, line in enumerate(text) if '"trivial"' in line and '"val"' in line)
+    row = json.loads(text[place])
+    text[place] = json.dumps(row | {"values": [1.01 * v for v in row["values"]]})
     (folder / "probe.jsonl").write_text("\n".join(text) + "\n", "utf-8")
     assert "examples differ" in comparison.why_not_paired(one, read(folder))
 

@@ -7,6 +7,7 @@ from innerloop.report.sections import (
     comparison,
     convergence,
     inner_loop,
+    leaks,
     memorisation,
     meta_gradient,
     tasks,
@@ -18,5 +19,6 @@ SECTIONS: tuple[Section, ...] = (
     meta_gradient.SECTION,
     tasks.SECTION,
     memorisation.SECTION,
+    leaks.SECTION,
     comparison.SECTION,
 )

@@ -6,8 +6,8 @@ import numpy as np
 
 from innerloop.diagnose.finding import NotEvaluated
 from innerloop.report import chart
-from innerloop.report.chart import FAINT, OURS, TRIVIAL, WRONG, Chart
-from innerloop.report.curves import running_ratio, scalars
+from innerloop.report.chart import FAINT, OURS, SERIES, TRIVIAL, WRONG, Chart
+from innerloop.report.curves import running_mean, running_ratio, scalars
 from innerloop.report.markup import number
 from innerloop.report.records import RunRecords
 from innerloop.report.section import Section, of_each_run
@@ -141,6 +141,37 @@ def first_order(run: RunRecords) -> Chart:
     )
 
 
+def families(run: RunRecords) -> Chart:
+    """Whether the gradients of two families of tasks point apart."""
+    pairs = run.history.places("conflict", "layer")
+    if not pairs:
+        raise NotEvaluated("the tasks are of one family, as far as they tell")
+    traces, columns = [], {}
+    for i, pair in enumerate(pairs):
+        found = run.history.series("conflict", layer=pair)
+        across, one, other = np.stack(found.values).T[:3]
+        within = np.sqrt(np.maximum(running_mean(one), 0.0) * np.maximum(running_mean(other), 0.0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosine = np.where(within > 0, running_mean(across) / within, np.nan)
+        traces.append(chart.line(str(pair), found.steps, cosine, SERIES[i % len(SERIES)]))
+        columns[str(pair)] = dict(zip(found.steps, cosine.tolist(), strict=True))
+    limit = run.threshold("TASK_CONFLICT")
+    marks = [chart.level(0.0, "", TRIVIAL)]
+    marks += (
+        [] if limit is None else [chart.level(limit, f"{number(limit)}: they pull apart", WRONG, above=False)]
+    )
+    steps = sorted({step for by_step in columns.values() for step in by_step})
+    return Chart(
+        "Cosine of the meta-gradients of two families",
+        "Averaged over five looks, and free of the noise of tasks. Clearly below zero, what helps one family "
+        "harms the other. There is no point where a family's own gradient is not clearly above zero.",
+        traces,
+        chart.axes("outer step", "cosine", *marks),
+        ("outer step", *columns),
+        [(s, *(number(by_step.get(s)) for by_step in columns.values())) for s in steps],
+    )
+
+
 def _scalars(run: RunRecords, name: str, **place: str | int) -> tuple[list[int], list[float]]:
     steps, values = scalars(run.history, name, **place)
     return steps, values.tolist()
@@ -165,5 +196,6 @@ SECTION = Section(
         ("update ratios by layer", updates),
         ("gradients through the inner loop", backward),
         ("first-order gap", first_order),
+        ("families of tasks", families),
     ),
 )
