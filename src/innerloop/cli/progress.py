@@ -26,6 +26,7 @@ class Display(ABC):
         self._recent: deque[tuple[float, int]] = deque([(self._started, self._first)], maxlen=_WINDOW)
         self._losses: deque[float] = deque(maxlen=_WINDOW)
         self._told = False
+        self.verdict = ""
 
     def __enter__(self) -> Self:
         return self
@@ -42,6 +43,8 @@ class Display(ABC):
             self._recent[0] = (self._started, self._first)
         self._recent.append((time.monotonic(), progress.step))
         self._losses.append(progress.loss)
+        if progress.verdict is not None:
+            self.verdict = progress.verdict.brief
         self._show(progress)
 
     @abstractmethod
@@ -105,7 +108,8 @@ class Lines(Display):
         text = f"step {progress.step:>{width}}/{self.config.steps}  {self.facts}"
         if progress.step < self.config.steps:
             text += f"  {duration(self.left(progress.step))} left"
-        self._line("  ".join(part for part in (text, self.judged(progress)) if part))
+        verdict = self.verdict if progress.validation is not None else ""
+        self._line("  ".join(part for part in (text, self.judged(progress), verdict) if part))
 
     def _line(self, text: str) -> None:
         print(text, flush=True)
@@ -145,7 +149,8 @@ class Bar(Display):
         found = progress.validation
         if found is not None:
             self._latest = f"  val {score(found.metric, found.summary.mean, found.summary.ci95)}"
-        facts = f"{self.facts}{self._latest}  {duration(self.left(progress.step))} left"
+        verdict = f"  {self.verdict}" if self.verdict else ""
+        facts = f"{self.facts}{self._latest}{verdict}  {duration(self.left(progress.step))} left"
         self._bar.update(self._task, completed=progress.step, facts=facts)
 
     def _line(self, text: str) -> None:

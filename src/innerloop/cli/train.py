@@ -76,7 +76,7 @@ def _train(config: RunConfig, folder: RunFolder, existing: Any) -> int:
         with suppress(DataError):  # what matters is what ended the training
             draw(folder.path)
         raise
-    if training.state.step < config.train.steps:
+    if training.state.step < config.train.steps and not training.stopped:
         print(f"interrupted after step {training.state.step}, which is saved; to go on:")
         print(f"  innerloop train --resume --out {shlex.quote(str(folder.path))}", flush=True)
         draw(folder.path)
@@ -102,12 +102,16 @@ def _closing(training: Training, path: Path) -> str:
     if best is not None:
         metric = training.tasks.spec.metric
         found = f" (step {best[1]}: validation {metric} {score(metric, best[0])})"
+    watch = training.watch
+    verdict = [f"verdict     {watch.verdict}"] if watch is not None and watch.verdict is not None else []
     return "\n".join(
         [
             f"run folder  {path}",
+            *verdict,
             f"best        {path / 'checkpoints' / 'best.safetensors'}{found}",
             f"picture     {path / 'validation.png'}",
             f"next        innerloop evaluate {shlex.quote(str(path))}",
+            f"            innerloop doctor {shlex.quote(str(path))}",
         ]
     )
 

@@ -20,7 +20,8 @@ class Rule:
         check: answers it, from the records alone; raises `NotEvaluated` where they lack what it needs.
         plot: the section of the report that shows it.
         about: what the finding means, in a sentence.
-        persist: how many looks in a row must find it: what one look sees may be the noise of one.
+        persist: how many looks must find it: what one look sees may be the noise of one.
+        within: of how many looks, counted from the last; None is as many as must find it, so all of them.
         settles: the share of the run before which it is not asked: much is wrong with a run that begins.
         wide: its records are those of wide looks.
     """
@@ -30,6 +31,7 @@ class Rule:
     plot: str
     about: str
     persist: int = 1
+    within: int | None = None
     settles: float = 0.0
     wide: bool = False
 
@@ -39,22 +41,27 @@ class Rule:
         if self.settles and steps and step < self.settles * steps:
             return Silent(f"asked after {self.settles:.0%} of the run", self.id)
         try:
-            found = self.check(history)
-            if isinstance(found, Finding) and not self._persists(history):
-                found = Passed(found.value, found.threshold)
+            now = self.check(history)
         except NotEvaluated as error:
             return Silent(str(error), self.id)
-        return named(found, self.id, self.plot, step)
+        if self.persist == 1 and self.within is None:
+            return named(now, self.id, self.plot, step)
+        found = self._recent(history, now)
+        if found is None:
+            return named(Passed(now.value, now.threshold), self.id, self.plot, step)
+        return named(found[1], self.id, self.plot, found[0])
 
-    def _persists(self, history: History) -> bool:
-        """Whether the looks before the last one found it too."""
-        if self.persist == 1:
-            return True
+    def _recent(self, history: History, now: Finding | Passed) -> tuple[int, Finding] | None:
+        """The latest finding and its step, if enough of the last looks found it."""
         looks = history.wide_looks if self.wide else history.looks
-        if self.persist > len(looks):
-            return False
-        try:
-            before = (self.check(history.until(look)) for look in looks[-self.persist : -1])
-            return all(isinstance(answer, Finding) for answer in before)
-        except NotEvaluated:
-            return False
+        hits = [(history.step, now)] if isinstance(now, Finding) else []
+        for look in reversed(looks[-(self.within or self.persist) : -1]):
+            try:
+                answer = self.check(history.until(look))
+            except NotEvaluated:
+                continue
+            if isinstance(answer, Finding):
+                hits.append((look, answer))
+        # A run that has just begun is judged by what looks there are, if it need not be all of them.
+        needed = self.persist if self.within is None else min(self.persist, max(1, len(looks)))
+        return hits[0] if len(hits) >= needed else None

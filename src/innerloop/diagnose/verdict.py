@@ -84,6 +84,13 @@ class Verdict:
             text += f"; {self.tasks_needed} probe tasks would resolve {100 * self.epsilon:g} %"
         return text
 
+    @property
+    def brief(self) -> str:
+        """The state and its number, for a line that has other things to say."""
+        if not math.isfinite(self.change) or not math.isfinite(self.half_width):
+            return self.state.name
+        return f"{self.state.name} {100 * self.change:+.1f} +- {100 * self.half_width:.1f} %"
+
     def to_dict(self) -> dict[str, Any]:
         gain = self.predicted_gain
         return {

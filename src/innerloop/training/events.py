@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from innerloop.core.errors import ConfigError
+from innerloop.diagnose.history import PLACE
 from innerloop.training.folder import RunFolder
 
 
@@ -30,6 +32,17 @@ class EventFiles:
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "step":
                 self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        self._writer.flush()
+
+    def write_look(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The mean of each quantity of a look at the probe, by its name and place."""
+        if self._writer is None:
+            return
+        for row in rows:
+            known = [value for value in row.get("values", ()) if value is not None]
+            if known:
+                parts = [row["name"], *(str(row[place]) for place in PLACE if place in row)]
+                self._writer.add_scalar("probe/" + "/".join(parts), sum(known) / len(known), row["step"])
         self._writer.flush()
 
     def close(self) -> None:

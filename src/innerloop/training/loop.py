@@ -76,7 +76,7 @@ class Training:
         self.seconds = 0.0
         self.events = EventFiles(folder, config.log)
         watched = folder is not None and config.probe.level != "off"
-        self.watch = Watch(learner, tasks, config, folder) if folder is not None and watched else None
+        self.watch = Watch(learner, tasks, config, folder, self.events) if watched else None
 
     def resume(self) -> None:
         """Go on from the newest undamaged checkpoint of the folder, exactly; from the start without one."""

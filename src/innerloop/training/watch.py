@@ -30,6 +30,7 @@ from innerloop.measure.randomness import random_states_kept
 from innerloop.measure.worst import worst_tasks
 from innerloop.tasks.base import TaskSource
 from innerloop.training.config import TrainConfig
+from innerloop.training.events import EventFiles
 from innerloop.training.experiment import describe
 from innerloop.training.folder import RunFolder
 from innerloop.training.objective import gradient_at, inverse_trivial
@@ -59,9 +60,15 @@ class Watch:
     """
 
     def __init__(
-        self, learner: ModuleLearner, tasks: TaskSource, config: TrainConfig, folder: RunFolder | None
+        self,
+        learner: ModuleLearner,
+        tasks: TaskSource,
+        config: TrainConfig,
+        folder: RunFolder | None,
+        events: EventFiles | None = None,
     ) -> None:
         self.learner, self.tasks, self.config, self.folder = learner, tasks, config, folder
+        self._events = events
         probe, axis = config.probe, config.tasks_axis
         self._probe = Probe(learner, tasks, probe.tasks, max(2, probe.tasks // 2), axis)
         self.history = History(describe(learner, tasks, config).to_dict(), path=folder and folder.path)
@@ -258,6 +265,8 @@ class Watch:
     def _write(self, rows: list[Row]) -> None:
         if self.folder is not None:
             self.folder.append(PROBE, rows)
+        if self._events is not None:
+            self._events.write_look(rows)
         self.history.append(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -206,11 +207,24 @@ def _backward_growth(history: History, *, smallest: bool) -> tuple[float, str]:
     return math.sqrt(squares[0] / squares[1]), layer
 
 
+_LATELY: dict[str, Any] = {"persist": 2, "within": 4, "wide": True}  # at two of the last four wide looks
 RULES = (
-    Rule("INNER_DIVERGENCE", inner_divergence, "inner-loop", "adaptation diverges on its own support"),
-    Rule("INNER_CHAOS", inner_chaos, "inner-loop", "the inner loop magnifies small changes"),
-    Rule("SAFETY_FACTOR", safety_factor, "inner-loop", "the inner rate is close to where it diverges"),
-    Rule("VANISHING", vanishing, "meta-gradient", "derivatives vanish through the inner loop", 2, wide=True),
-    Rule("EXPLODING", exploding, "meta-gradient", "derivatives explode through the inner loop", 2, wide=True),
-    Rule("NO_ADAPTATION", no_adaptation, "convergence", "adapting to a task changes next to nothing", 3, 0.2),
+    Rule(
+        "INNER_DIVERGENCE",
+        inner_divergence,
+        "inner-loop",
+        "adaptation diverges on its own support",
+        **_LATELY,
+    ),
+    Rule("INNER_CHAOS", inner_chaos, "inner-loop", "the inner loop magnifies small changes", **_LATELY),
+    Rule(
+        "SAFETY_FACTOR",
+        safety_factor,
+        "inner-loop",
+        "the inner rate is close to where it diverges",
+        **_LATELY,
+    ),
+    Rule("VANISHING", vanishing, "meta-gradient", "derivatives vanish through the inner loop", **_LATELY),
+    Rule("EXPLODING", exploding, "meta-gradient", "derivatives explode through the inner loop", **_LATELY),
+    Rule("NO_ADAPTATION", no_adaptation, "convergence", "adaptation does next to nothing", 3, settles=0.2),
 )

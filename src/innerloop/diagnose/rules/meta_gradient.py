@@ -135,5 +135,13 @@ RULES = (
     Rule("META_GRADIENT_WRONG", meta_gradient_wrong, "meta-gradient", "it is not the objective's derivative"),
     Rule("TASK_CONFLICT", task_conflict, "meta-gradient", "families of tasks pull apart", settles=0.2),
     Rule("FIRST_ORDER_BIAS", first_order_bias, "meta-gradient", "first-order gradients point elsewhere"),
-    Rule("OUTLIER_TASKS", outlier_tasks, "meta-gradient", "single tasks decide the outer step", 2, 0.2, True),
+    Rule(
+        "OUTLIER_TASKS",
+        outlier_tasks,
+        "meta-gradient",
+        "single tasks decide the outer step",
+        2,
+        settles=0.2,
+        wide=True,
+    ),
 )

@@ -102,15 +102,15 @@ def _error(values: np.ndarray) -> float:
 
 
 RULES = (
-    Rule("MEMORISATION", memorisation, "memorisation", "tasks are known by heart", 2, 0.2, True),
+    Rule("MEMORISATION", memorisation, "memorisation", "tasks are known by heart", 2, settles=0.2, wide=True),
     Rule(
         "META_OVERFIT",
         meta_overfit,
         "memorisation",
         "training tasks are learned better than new ones",
         2,
-        0.2,
-        True,
+        settles=0.2,
+        wide=True,
     ),
-    Rule("TASK_FAILURE", task_failure, "tasks", "many tasks are not learned at all", 3, 0.2),
+    Rule("TASK_FAILURE", task_failure, "tasks", "many tasks are not learned at all", 3, settles=0.2),
 )
