@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from datetime import datetime
 
 from innerloop.diagnose.finding import Finding, NotEvaluated, Silent
 from innerloop.diagnose.seeds import disagreement, judge_seeds
@@ -106,14 +107,23 @@ def findings(run: RunRecords, heading: str, anchors: dict[str, str]) -> str:
 
 
 def what_was_run(run: RunRecords) -> str:
-    """Versions and machine, in a line; empty if nobody wrote them down."""
+    """When it was begun, versions and machine, in a line.
+
+    Where no date was written down, it is that of the configuration, which is written first and once.
+    """
     told = run.environment
     packages = found if isinstance(found := told.get("packages"), dict) else {}
     parts = [f"{name} {told[name]}" for name in ("innerloop", "python") if told.get(name)]
     parts += [f"torch {packages['torch']}"] if packages.get("torch") else []
     parts += [str(told["machine"])] if told.get("machine") else []
-    parts += [f"started {told['started']}"] if told.get("started") else []
-    return ", ".join(parts)
+    return ", ".join([f"begun {told.get('started') or _date_of(run)}", *parts])
+
+
+def _date_of(run: RunRecords) -> str:
+    if run.history.path is None:
+        return "at an unknown time"
+    written = (run.history.path / "config.yaml").stat().st_mtime
+    return datetime.fromtimestamp(written).strftime("%Y-%m-%d %H:%M")
 
 
 def summary(runs: Sequence[RunRecords]) -> str:
@@ -185,8 +195,7 @@ def _rests_on(run: RunRecords) -> str:
     if found.predicted_gain is not None:
         usual, low, high = (100 * g for g in found.predicted_gain)
         parts.append(f"twice the steps would gain {usual:.1f} % ({low:.1f} to {high:.1f} %) by its power law")
-    told = what_was_run(run)
-    return "; ".join([*parts, told] if told else parts) + "."
+    return "; ".join([*parts, what_was_run(run)]) + "."
 
 
 def _card(finding: Finding, run: RunRecords, heading: str, anchors: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
 import re
 import subprocess
 import sys
@@ -138,6 +139,19 @@ def test_the_verdict_and_the_worst_findings_come_first(name: str, tmp_path: Path
     assert all(answer.id in after for answer in (*run.diagnosis.passed, *run.diagnosis.silent))
     shown = text.partition('id="findings"')[2].partition("<details>")[0]
     assert shown.count('class="finding') == min(3, len(run.diagnosis.findings))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_page_says_what_was_run_and_when(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, HEALTHY)
+    os.utime(folder / "config.yaml", (1.6e9, 1.6e9))
+    words = said(page.render([read(folder)]))
+    assert "MAML on Sinusoid, 10-shot" in words
+    assert "begun 2020-09-1" in words
+    assert "innerloop 0.1.0, python 3.11.7, torch 2.13.0, x86_64" in words
+    told = json.loads((folder / "environment.json").read_text("utf-8")) | {"started": "2026-01-02 03:04"}
+    (folder / "environment.json").write_text(json.dumps(told), "utf-8")
+    assert "begun 2026-01-02 03:04" in said(page.render([read(folder)]))
 
 
 @pytest.mark.usefixtures("small")

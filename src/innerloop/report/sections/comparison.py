@@ -177,7 +177,7 @@ def _evaluations(run: RunRecords, *, named: bool) -> str:
             apart = with_interval(
                 beside.get("difference"), beside.get("difference_ci95"), percent=percent, signed=True
             )
-            rows.append(["", baseline.replace("_", " "), theirs, apart])
+            rows.append([name, baseline.replace("_", " "), theirs, apart])
     if not rows:
         return ""
     of = f" of {run.name}" if named else ""
