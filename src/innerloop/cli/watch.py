@@ -86,7 +86,8 @@ def finished(found: RunRecords) -> bool:
     steps = history.setting("steps")
     if any(row.get("kind") == "nonfinite" for row in history.metrics):
         return True
-    if isinstance(steps, int) and history.step >= steps:
+    # The look at the validation tasks is the last that a run writes; the probe's comes before it.
+    if isinstance(steps, int) and any(row["step"] >= steps for row in found.looks):
         return True
     return history.setting("stop") == "when-converged" and found.diagnosis.verdict.stops
 

@@ -112,6 +112,10 @@ def test_a_run_is_finished_when_all_steps_are_done_or_none_can_follow(tmp_path: 
     shortened(growing, 1200)
     assert watch.finished(read(whole))
     assert not watch.finished(read(growing))
+    last = [line for line in (whole / "metrics.jsonl").read_text("utf-8").splitlines() if "train" in line][-1]
+    with (growing / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(last + "\n")
+    assert not watch.finished(read(growing))
     with (growing / "metrics.jsonl").open("a", encoding="utf-8") as file:
         row = {"kind": "nonfinite", "step": 1201, "failed_tasks": 4, "tasks": 4}
         file.write(json.dumps(row) + "\n")
