@@ -135,9 +135,13 @@ def judge(history: History, *, epsilon: float = EPSILON) -> Verdict:
         epsilon: the relative change over a window that counts as none.
     """
     try:
-        post = history.series("post", split="val")
+        return _judged(history, epsilon)
     except NotEvaluated as error:
         return Verdict(State.UNRESOLVED, epsilon=epsilon, notes=(str(error),))
+
+
+def _judged(history: History, epsilon: float) -> Verdict:
+    post = history.series("post", split="val")
     failed = _not_finite(history, post)
     if failed:
         return Verdict(State.NONFINITE, epsilon=epsilon, looks=len(post.steps), notes=(failed,))
@@ -209,7 +213,7 @@ def _confirmed(history: History, facts: Verdict, seen: Window) -> Verdict:
 def _needed(found: Trend, facts: Verdict) -> int | None:
     """Tasks that would bring the half-width down to epsilon, if it is they that make it."""
     room = facts.epsilon - found.over_time
-    if room <= 0 or found.over_tasks <= room or not math.isfinite(found.over_tasks):
+    if not (0 < room < found.over_tasks < math.inf):
         return None
     return math.ceil(facts.tasks * (found.over_tasks / room) ** 2)
 
@@ -232,9 +236,10 @@ def window(history: History, post: Series) -> Window:
 
 
 def capped(history: History, losses: Values) -> Values:
-    """Losses [..., T] of the first T tasks of `val`, none above `CAP` times the trivial loss."""
+    """Losses [..., T] of the first tasks of `val`, none above `CAP` times the trivial loss."""
     trivial = history.series("trivial", split="val").last
     limit = CAP * np.maximum(trivial, trivial.mean())[: losses.shape[-1]]
+    losses = losses[..., : len(limit)]
     return np.minimum(np.where(np.isfinite(losses), losses, np.inf), limit)
 
 
@@ -254,15 +259,22 @@ def last_event(history: History) -> int:
 
 def signal(history: History, start: int = 0) -> float | None:
     """The debiased squared meta-gradient against the variance of its mean over a meta-batch."""
-    if not history.has("signal"):
+    if not (history.has("signal") and history.has("noise")):
         return None
     squares, noises = history.series("signal"), history.series("noise")
-    kept = [i for i, step in enumerate(squares.steps) if step >= start and step > 0]
-    if not kept:
+    by_step = dict(zip(noises.steps, noises.means, strict=True))
+    pairs = np.array(
+        [
+            (square, by_step.get(step, math.nan))
+            for step, square in zip(squares.steps, squares.means, strict=True)
+            if step >= start and step > 0
+        ]
+    ).reshape(-1, 2)
+    pairs = pairs[np.isfinite(pairs).all(1)]
+    if not len(pairs):
         return None
-    noise = float(np.nanmean(noises.means[kept]))
-    square = mean_of(squares.means[kept])
-    value = square.low if len(kept) > 2 else square.value
+    noise, square = float(pairs[:, 1].mean()), mean_of(pairs[:, 0])
+    value = square.low if len(pairs) > 2 else square.value
     return value / noise if noise > 0 else None
 
 
@@ -286,7 +298,9 @@ def averaging(history: History, start: int = 0) -> Mean | None:
         return None
     theirs = Series(kept, [v for s, v in zip(averaged.steps, averaged.values, strict=True) if s in kept])
     ours = Series(kept, [by_step[s] for s in kept])
-    pairs = capped(history, ours.stacked()) - capped(history, theirs.stacked())
+    sides = [capped(history, side.stacked()) for side in (ours, theirs)]
+    count = min(side.shape[1] for side in sides)
+    pairs = sides[0][:, :count] - sides[1][:, :count]
     over_tasks = mean_of(pairs.mean(0))
     over_looks = mean_of(pairs.mean(1)) if len(pairs) > 2 else over_tasks
     return over_tasks._replace(error=max(over_tasks.error, over_looks.error))

@@ -37,7 +37,11 @@ def meta_gradient_wrong(history: History) -> Finding | Passed:
     distances = history.places("quotient", "inner_step")
     if not distances:
         history.series("quotient")
-    errors = {10.0**-d: list(history.series("quotient", inner_step=d).last) for d in distances}
+    if len(distances) < 3:
+        raise NotEvaluated("difference quotients at fewer than three distances")
+    each = [history.series("quotient", inner_step=d).last for d in distances]
+    directions = min(map(len, each))
+    errors = {10.0**-d: list(own[:directions]) for d, own in zip(distances, each, strict=True)}
     least = np.sort(np.min(list(errors.values()), axis=0))
     value, count = float(least[-2] if len(least) > 1 else least[0]), len(least)
     kind = kind_of_error(errors)
@@ -109,8 +113,8 @@ def task_conflict(history: History) -> Finding | Passed:
         raise NotEvaluated("the tasks are of one family, as far as they tell")
     worst, where = 0.0, ""
     for pair in pairs:
-        found = np.stack(history.series("conflict", layer=pair).values[-_FAMILY_LOOKS:])
-        if len(found) < 3 or not np.isfinite(found).all():
+        found = history.series("conflict", layer=pair).stacked()[-_FAMILY_LOOKS:]
+        if min(found.shape) < 3 or not np.isfinite(found).all():
             continue
         across, one, other = (mean_of(found[:, i]) for i in range(3))
         # Families disagree where each has a gradient of its own, and the two point apart.

@@ -197,7 +197,8 @@ def slower_inner(history: History) -> dict[str, float]:
     rate = history.setting("algorithm.inner_lr")
     if rate is None or not history.has("curvature"):
         return {}
-    edge = float(np.nanmax(history.series("curvature").last))
+    seen = history.series("curvature").last
+    edge = float(np.max(seen, initial=0.0, where=np.isfinite(seen)))
     return (
         {"algorithm.inner_lr": _round(rate / edge)} if edge > 1 else {"algorithm.inner_lr": _round(rate / 2)}
     )

@@ -9,6 +9,7 @@ import numpy as np
 from innerloop.diagnose.finding import Finding, Passed, Severity
 from innerloop.diagnose.history import History
 from innerloop.diagnose.rule import Rule
+from innerloop.diagnose.statistics import mean_of
 from innerloop.diagnose.verdict import State, capped, judge
 
 _SOLVED = 0.6  # of what the trivial predictor loses
@@ -42,7 +43,7 @@ def meta_overfit(history: History) -> Finding | Passed:
     val, train = (capped_split(history, split) for split in ("val", "train"))
     trivial = float(history.series("trivial", split="train").last.mean())
     ratio = float(val.mean() / max(train.mean(), 1e-300))
-    error = math.hypot(_error(val), _error(train))
+    error = math.hypot(mean_of(val).error, mean_of(train).error)
     z = float(val.mean() - train.mean()) / max(error, 1e-300)
     gap = float(val.mean() - train.mean()) / max(trivial, 1e-300)
     fires = ratio > _OVERFIT and z > _BEYOND_CHANCE and gap > _GAP and train.mean() < _SOLVED * trivial
@@ -95,10 +96,6 @@ def capped_split(history: History, split: str) -> np.ndarray:
     """The last losses of a split, none above ten times the mean trivial loss."""
     post, trivial = history.series("post", split=split), history.series("trivial", split=split).last
     return np.minimum(np.nan_to_num(post.last, nan=np.inf), 10 * trivial.mean())
-
-
-def _error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 RULES = (
