@@ -37,8 +37,12 @@ def run(argv: list[str]) -> int:
     fail_on = parsed.options.get("fail_on", "warn")
     if fail_on not in FAIL_ON:
         raise ConfigError(f"--fail-on {fail_on}", expected="warn or error", do="choose one")
-    names, histories = ([_BEFORE], [_preflight(parsed)]) if before else _read(parsed.positionals)
+    if before and "html" in parsed.options:
+        raise ConfigError(
+            "--html with --preflight", expected="a run to report on", do="train first, or leave --html out"
+        )
     epsilon = _epsilon(parsed)
+    names, histories = ([_BEFORE], [_preflight(parsed)]) if before else _read(parsed.positionals)
     found = [diagnose(history, epsilon=epsilon) for history in histories]
     report = _Report(names, histories, found, epsilon)
     if parsed.flag("json"):
@@ -46,7 +50,9 @@ def run(argv: list[str]) -> int:
     else:
         print(report.text(everything=parsed.flag("all")))
     if "html" in parsed.options:
-        _write_page(parsed, before=before)
+        from innerloop.report.page import write
+
+        print(f"report {write(parsed.positionals, parsed.options['html'], epsilon=epsilon)}", file=sys.stderr)
     return report.exit_code(fail_on)
 
 
@@ -136,16 +142,6 @@ def _preflight(parsed: Parsed) -> History:
     learner, tasks = config.build()
     print("asking before training ...", file=sys.stderr, flush=True)
     return preflight(learner, tasks, config.train)
-
-
-def _write_page(parsed: Parsed, *, before: bool) -> None:
-    if before:
-        raise ConfigError(
-            "--html with --preflight", expected="a run to report on", do="train first, or leave --html out"
-        )
-    from innerloop.report.page import write
-
-    print(f"report {write(parsed.positionals, parsed.options['html'])}", file=sys.stderr)
 
 
 def _epsilon(parsed: Parsed) -> float:

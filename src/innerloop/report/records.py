@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from innerloop.core.errors import DataError
 from innerloop.diagnose.doctor import Diagnosis, diagnose
 from innerloop.diagnose.history import History
 from innerloop.diagnose.verdict import EPSILON, State, Verdict
@@ -145,7 +146,7 @@ def _history(folder: Path, notes: list[str]) -> History:
         found = History.read(folder)
         if found.step < 0 or not isinstance(found.setup, dict):
             raise TypeError("steps or facts of another kind")
-    except DAMAGE as error:
+    except (*DAMAGE, DataError) as error:
         notes.append(f"the records are damaged and left out ({type(error).__name__}: {error})")
         return History({}, (), (), folder)
     return found

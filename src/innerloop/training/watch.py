@@ -87,7 +87,8 @@ class Watch:
     def begin(self, state: TrainState, path: MetaGradient) -> None:
         """What is asked once, and the first look, before any step."""
         if self.folder is not None:
-            self.folder.write(PROBE, "")
+            self.folder.write(PROBE, "")  # a run that was killed before its first checkpoint begins again
+            self.history = History(self.history.config, path=self.folder.path)
         setup = self._probe.setup()
         rows = [row(0, "trivial", self._probe.trivial(split), split=split) for split in SPLITS]
         found, skipped = leak_rows(state.meta, self._probe)
