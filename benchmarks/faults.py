@@ -16,7 +16,6 @@ from torch import Tensor
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.algorithms.fomaml import FOMAML
 from innerloop.algorithms.maml import MAML
-from innerloop.algorithms.protonet import ProtoNet
 from innerloop.core import tree
 from innerloop.core.errors import NonFiniteError
 from innerloop.core.rng import key
@@ -184,14 +183,6 @@ def far_queries(episodes: Episode, split: Split, rng: int) -> Episode:
     x = episodes.query.x.clone()
     x[0] *= 50.0
     return Episode(episodes.support, Batch(x, episodes.query.y))
-
-
-def two_of_five_blank(episodes: Episode, split: Split, rng: int) -> Episode:
-    """Two tasks of five have supports of noise: nothing can be learned of them."""
-    draw = torch.Generator().manual_seed(rng % 2**62)
-    blank = (torch.arange(len(episodes.query.x)) % 5 < 2).view(-1, 1, 1, 1, 1)
-    noise = torch.rand(episodes.support.x.shape, generator=draw)
-    return Episode(Batch(torch.where(blank, noise, episodes.support.x), episodes.support.y), episodes.query)
 
 
 def half_tiny(episodes: Episode, split: Split, rng: int) -> Episode:
@@ -389,14 +380,17 @@ SHORT = by({"steps": 120}, {"steps": 64})
 TOO_LARGE = by({"inner_lr": 0.5}, {"inner_lr": 30.0, "inner_steps": 3})
 CHAOTIC = by({"inner_lr": 0.1, "inner_steps": 5}, {"inner_lr": 8.0, "inner_steps": 3})
 GROWING = by({"inner_lr": 0.3}, {"inner_lr": 8.0, "inner_steps": 3})
-EDGE = by({"inner_lr": 0.2}, {"inner_lr": 6.0, "inner_steps": 3})
+EDGE = by({"inner_lr": 0.1}, {"inner_lr": 6.0, "inner_steps": 3})
+
+# Training may mend an inner loop that diverges as it begins; these are to stay broken.
+SLOW = {"lr": 1e-4}
 
 FAULTS: dict[str, Plant] = {
     "inputs that are no numbers": Plant("NONFINITE", tasks=changed(not_numbers), outer=SHORT),
     "inner rate 1": Plant("NONFINITE", by({"inner_lr": 1.0}, {}), SHORT, problems=("sinusoid",)),
-    "inner rate far too large": Plant("INNER_DIVERGENCE", TOO_LARGE, SHORT),
-    "chaotic inner loop": Plant("INNER_CHAOS", CHAOTIC, SHORT),
-    "inner rate near its edge": Plant("SAFETY_FACTOR", EDGE, SHORT),
+    "inner rate far too large": Plant("INNER_DIVERGENCE", TOO_LARGE, SHORT, SLOW),
+    "chaotic inner loop": Plant("INNER_CHAOS", CHAOTIC, SHORT, SLOW),
+    "inner rate near its edge": Plant("SAFETY_FACTOR", EDGE, SHORT, SLOW),
     "detached adaptation": Plant("META_GRAD_ZERO", kind=Detached, outer=SHORT),
     "first order passed off as exact": Plant(
         "META_GRADIENT_WRONG", gradient=FirstOrderPassedOff(), before=True
@@ -404,10 +398,14 @@ FAULTS: dict[str, Plant] = {
     "sign of the gradient": Plant("META_GRADIENT_WRONG", gradient=Flipped(), before=True),
     "outer rate 1e-8": Plant("UPDATE_RATIO", optimizer={"lr": 1e-8}, outer=SHORT),
     "weights thrown away": Plant("VANISHING", {"inner_steps": 3}, SHORT, kind=Forgetful),
-    "derivatives that grow": Plant("EXPLODING", GROWING, by({"steps": 60}, {"steps": 64})),
-    "an outer rate that moves nothing": Plant("STALLED", optimizer={"lr": 1e-8}),
-    "dead units": Plant("STALLED", module=_dead, problems=("sinusoid",)),
-    "dead units in the features": Plant("STALLED", module=_dead_conv, problems=("glyphs",)),
+    "derivatives that grow": Plant("EXPLODING", GROWING, SHORT, SLOW),
+    "an outer rate that moves nothing": Plant(
+        "STALLED", outer=by({"steps": 300}, {"steps": 144}), optimizer={"lr": 1e-8}
+    ),
+    "dead units": Plant("STALLED", outer=by({"steps": 300}, {}), module=_dead, problems=("sinusoid",)),
+    "dead units in the features": Plant(
+        "STALLED", outer=by({}, {"steps": 144}), module=_dead_conv, problems=("glyphs",)
+    ),
     "support labels go wrong": Plant(
         "REGRESSION", outer=by({}, {"steps": 480}), after=(0.6, changed(wrong_labels))
     ),
@@ -416,13 +414,23 @@ FAULTS: dict[str, Plant] = {
     ),
     "rate too large for few tasks": Plant(
         "NOISE_FLOOR",
-        outer=by({"tasks_per_step": 1, "steps": 1000}, {"tasks_per_step": 1, "steps": 400}),
-        optimizer=by({"lr": 2e-2}, {"lr": 2e-2}),
+        outer={"tasks_per_step": 1, "steps": 1000},
+        optimizer={"lr": 2e-2},
+        problems=("sinusoid",),
+    ),
+    "rate too large for one task": Plant(
+        "NOISE_FLOOR",
+        outer={"tasks_per_step": 1, "steps": 480},
+        optimizer={"lr": 2e-2},
+        problems=("glyphs",),
     ),
     "four probe tasks": Plant(
-        "EVAL_UNDERPOWERED", probe={"tasks": 4}, optimizer={"lr": 2e-4}, outer=by({"steps": 240}, {})
+        "EVAL_UNDERPOWERED",
+        outer={"tasks_per_step": 1, "sinusoid": {"steps": 240}},
+        optimizer=by({"lr": 5e-3}, {"lr": 2e-2}),
+        probe={"tasks": 4},
     ),
-    "inner rate 1e-6": Plant("NO_ADAPTATION", {"inner_lr": 1e-6}),
+    "inner rate 1e-6": Plant("NO_ADAPTATION", {"inner_lr": 1e-6}, by({"steps": 300}, {"steps": 144})),
     "tasks that carry their number": Plant(
         "MEMORISATION",
         {"inner_lr": 1e-4, "inner_steps": 1},
@@ -438,20 +446,18 @@ FAULTS: dict[str, Plant] = {
         problems=("glyphs",),
     ),
     "few tasks": Plant("META_OVERFIT", tasks=lambda tasks: Few(tasks, 10)),
+    # Cross-entropy has one scale: a task of which nothing is learned loses log(ways), and no more by far.
     "losses of many scales": Plant("TASK_FAILURE", tasks=changed(half_tiny), problems=("sinusoid",)),
-    "supports of noise": Plant(
-        "TASK_FAILURE",
-        kind=ProtoNet,
-        module=lambda: Conv4(None, width=8),
-        tasks=changed(two_of_five_blank),
-        problems=("glyphs",),
-    ),
     "one huge task": Plant("OUTLIER_TASKS", tasks=changed(one_huge), problems=("sinusoid",)),
     "one task of another brightness": Plant(
         "OUTLIER_TASKS", outer=by({}, {"steps": 96}), tasks=changed(far_queries), problems=("glyphs",)
     ),
     "two families without a common answer": Plant(
-        "TASK_CONFLICT", {"inner_lr": 1e-6}, by({"steps": 240}, {}), tasks=lambda tasks: Opposed(tasks)
+        "TASK_CONFLICT",
+        {"inner_lr": 1e-6},
+        by({"steps": 240}, {}),
+        probe={"every": 3},
+        tasks=lambda tasks: Opposed(tasks),
     ),
     "first order, coarse steps": Plant(
         "FIRST_ORDER_BIAS",

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from innerloop.core.errors import ContractError
+from innerloop.core.errors import ContractError, DataError
 from innerloop.diagnose.finding import NotEvaluated
 
 PROBE = "probe.jsonl"
@@ -82,22 +82,27 @@ class History:
                 expected="a run folder, as written by 'innerloop train'",
                 do="check the path",
             ) from error
-        return cls(
-            config if isinstance(config, dict) else {},
-            lines(folder / "metrics.jsonl"),
-            lines(folder / PROBE),
-            folder,
-        )
+        config = config if isinstance(config, dict) else {}
+        try:
+            return cls(config, lines(folder / "metrics.jsonl"), lines(folder / PROBE), folder)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{folder / PROBE}: {error}",
+                expected="records, as a run writes them",
+                do="restore the file, or remove it to do without",
+            ) from error
 
     def append(self, rows: Iterable[Row]) -> None:
         """Take in more lines of the probe."""
         for row in rows:
-            if row["name"] == "setup":
-                self.setup = row["value"]
+            if row.get("name") == "setup":
+                self.setup = dict(row["value"])
                 continue
-            values = row["values"] if "values" in row else [row["value"]]
+            values = row.get("values", [row.get("value")])
             numbers = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
-            place = (row["name"], *(row.get(name) for name in PLACE))
+            if not len(numbers):
+                continue
+            place = (row.get("name"), *(row.get(name) for name in PLACE))
             self._found.setdefault(place, []).append((row["step"], numbers))
 
     def until(self, step: int) -> History:
@@ -163,12 +168,14 @@ def lines(path: Path) -> list[Row]:
     """The lines of a JSON-lines file; one that a kill cut short, and what follows it, is left out."""
     rows: list[Row] = []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return rows
     for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows

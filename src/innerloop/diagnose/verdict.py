@@ -77,6 +77,8 @@ class Verdict:
         return self.state in (State.CONVERGED, State.WORSENING)
 
     def __str__(self) -> str:
+        if self.window is None and self.notes:
+            return f"{self.state.name}: {self.notes[0]}"
         text = f"{self.state.name}: {self.state.value}"
         if math.isfinite(self.change) and math.isfinite(self.half_width):
             text += f" ({100 * self.change:+.1f} % +- {100 * self.half_width:.1f} % per window)"

@@ -17,7 +17,7 @@ from innerloop.core.losses import loss_value, score, trivial_loss
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.types import Batch, Episode, Meta, Split
 from innerloop.core.vectorise import TasksAxis, join, over_tasks
-from innerloop.evaluate.protocol import FixedEpisodes
+from innerloop.evaluate.protocol import BLOCK, FixedEpisodes
 from innerloop.evaluate.run import judged_steps
 from innerloop.measure.stretched import stretched_losses
 from innerloop.tasks.base import TaskSource
@@ -93,7 +93,9 @@ class Probe:
             if name != "score"
         ]
         for split in SPLITS:
-            wrong = self._judged(meta, split, count=self.count(split) // 2, wrong_support=True)["post"]
+            wrong = self._judged(meta, split, count=_paired(self.count(split) // 2), wrong_support=True)[
+                "post"
+            ]
             rows.append(row(step, "wrong", wrong, split=split))
         if average is not None:
             rows.append(row(step, "averaged", self._judged(average, "val")["post"], split="val"))
@@ -197,12 +199,16 @@ class Probe:
     __hash__ = object.__hash__  # one probe is one owner of how its tasks are lifted
 
 
+def _paired(count: int) -> int:
+    """About so many tasks, none of them alone in its block: its own support would be the wrong one."""
+    return max(2, count - (count % BLOCK == 1))
+
+
 def relative_distance(meta: Meta, other: Meta) -> float:
-    """|meta - other| / |meta| over all leaves."""
-    apart = sum(
-        float((a - b).square().sum()) for a, b in zip(tree.leaves(meta), tree.leaves(other), strict=True)
-    )
-    size = sum(float(leaf.square().sum()) for leaf in tree.leaves(meta))
+    """|meta - other| / |meta| over all leaves, by name: trees may have them in another order."""
+    ours, theirs = tree.flatten(meta), tree.flatten(other)
+    apart = sum(float((leaf - theirs[path]).square().sum()) for path, leaf in ours.items())
+    size = sum(float(leaf.square().sum()) for leaf in ours.values())
     return math.sqrt(apart / size) if size else 0.0
 
 

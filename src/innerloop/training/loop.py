@@ -143,6 +143,7 @@ class Training:
     def _first_look(self, watch: Watch, engine: Engine) -> None:
         if self.state.step == 0:
             watch.begin(self.state, engine.gradient)
+            self._tell(watch)
         elif not watch.history.setup:
             log.warning(
                 "a run that began without a probe goes on without one: no verdict, and less for the doctor"
@@ -160,11 +161,14 @@ class Training:
                 self._keep(watch.score)
             if watch.may_stop and self.state.step < self.config.steps:
                 watch.finish(self.state, engine.gradient)
-        for finding in watch.news():
-            log.warning(
-                "%s: %s (innerloop doctor %s)", finding.id, finding.title, self.folder and self.folder.path
-            )
+        self._tell(watch)
         return verdict
+
+    def _tell(self, watch: Watch) -> None:
+        """Log what is wrong, once each, as soon as it is found."""
+        for finding in watch.news():
+            where = f" (innerloop doctor {self.folder.path})" if self.folder else ""
+            log.warning("%s: %s%s", finding.id, finding.title, where)
 
     def _settled(self) -> Settled:
         """The engine that an earlier part of the run wrote down, or a new one."""

@@ -18,6 +18,8 @@ from innerloop.core.functional import BatchNormPolicy, FunctionalModule
 from innerloop.core.learner import STATISTICS
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta, Split, TaskSpec
+from innerloop.diagnose.doctor import Diagnosis, diagnose
+from innerloop.diagnose.history import History
 from innerloop.evaluate.further import further_baselines
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
@@ -121,6 +123,18 @@ class Run:
             return found
         more = further_baselines(learner, self.meta, untrained, tasks, chosen)
         return dataclasses.replace(found, baselines=found.baselines | more)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether training has converged, and what is wrong with it: what `innerloop doctor` says.
+
+        Raises:
+            ContractError: the run is in memory alone, so it was not watched.
+        """
+        if self.folder is None:
+            raise ContractError(
+                "a run without a folder", expected="records of its training", do="train with out=..."
+            )
+        return diagnose(History.read(self.folder.path))
 
     def adapt(self, x: Examples, y: Examples, *, inner_steps: int | None = None) -> Adapted:
         """Learn a new task from its support set: inputs x [S, ...] with labels or targets y.

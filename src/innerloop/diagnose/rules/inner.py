@@ -131,14 +131,25 @@ def no_adaptation(history: History) -> Finding | Passed:
     gain = float((pre.mean() - post.mean()) / max(pre.mean(), 1e-300))
     if gain >= _GAIN or (gain >= _NOTHING and judge(history).state is State.IMPROVING):
         return Passed(gain, _GAIN)
+    fact = f"mean query loss before adaptation {pre.mean():.4g}, after it {post.mean():.4g}"
+    if not gain > 0:
+        return Finding(
+            Severity.ERROR,
+            "adapting to a task raises its query loss",
+            gain,
+            _GAIN,
+            "lower the inner rate",
+            (fact,),
+            slower_inner(history),
+        )
     rate = history.setting("algorithm.inner_lr")
     return Finding(
         Severity.ERROR,
-        f"adapting to a task lowers its loss by {gain:.1%}" if math.isfinite(gain) else "adaptation fails",
+        f"adapting to a task lowers its query loss by {gain:.1%} and no more",
         gain,
         _GAIN,
         "raise the inner rate, or the outer one if nothing has been learned yet",
-        (f"mean query loss before adaptation {pre.mean():.4g}, after it {post.mean():.4g}",),
+        (fact,),
         {"algorithm.inner_lr": float(f"{10 * rate:.2g}")} if rate is not None and rate < 1e-2 else {},
     )
 

@@ -13,7 +13,7 @@ from innerloop.diagnose.statistics import mean_of
 _ZERO = 1e-10
 _COSINE, _ERROR = 0.5, 1.0
 _OUTLIER = 20.0
-_APART, _FAMILY_LOOKS = -0.2, 10  # cosine of two families' gradients, over so many wide looks
+_APART, _FAMILY_LOOKS = -0.2, 30  # cosine of two families' gradients, over so many wide looks
 _POOLED = 5  # wide looks
 
 
@@ -98,7 +98,7 @@ def outlier_tasks(history: History) -> Finding | Passed:
         return Passed(ratio, _OUTLIER)
     return Finding(
         Severity.WARN,
-        f"one task's meta-gradient is {ratio:.0f} times the usual one's",
+        f"one task's meta-gradient is {ratio:.3g} times the usual one's",
         ratio,
         _OUTLIER,
         "bound the meta-gradient, or normalise each task's loss",

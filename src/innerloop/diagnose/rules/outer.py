@@ -23,8 +23,8 @@ from innerloop.diagnose.verdict import (
 )
 
 _FAST = 0.1  # relative update above which a step is a leap
-_AHEAD, _AVERAGES = 0.05, 3  # share by which an average is better, at so many looks at least
-_COARSE = 0.05  # half-width of the trend beyond which the probe cannot tell
+_AHEAD, _AVERAGES = 0.03, 3  # share by which an average is better, at so many looks at least
+_COARSE = 0.02  # half-width of the trend beyond which the probe cannot tell
 
 
 def nonfinite(history: History) -> Finding | Passed:
