@@ -17,7 +17,11 @@ from safetensors.torch import load_file
 from innerloop.cli.main import main
 
 STEPS = 200
-LINE = f"--algorithm MAML --tasks Sinusoid --steps {STEPS} --validation.every 25 --validation.episodes 2"
+# How often the probe looks is timed unless it is given, and checkpoints keep what it averages over looks.
+LINE = (
+    f"--algorithm MAML --tasks Sinusoid --steps {STEPS} --validation.every 25 --validation.episodes 2 "
+    "--probe.every 20 --probe.tasks 8"
+)
 PROGRAM = "import sys; from innerloop.cli.main import entry; sys.exit(entry())"
 
 
