@@ -22,6 +22,7 @@ LEAST_LOOKS = 8  # in a window; fewer resolve nothing
 CAP = 10.0  # a task counts as at most this many times what the trivial predictor loses on it
 BROKEN = 0.2  # share of tasks that may be not finite
 ENDED, ALIVE = 0.05, 0.10  # shares of its peak below which a learning rate is spent, above which it was not
+LEARNED = 0.98  # of the trivial loss, above which nothing has been learned that could have converged
 CLEAR = 1.0  # of the same, above which the gradient is clearly not zero
 FROZEN = 1e-6  # relative update below which nothing moves
 _SIDE = 3  # looks that are averaged where the last are compared with the best
@@ -187,6 +188,10 @@ def _settled(history: History, facts: Verdict, found: Trend, seen: Window) -> Ve
         return replace(facts, state=State.STALLED, notes=(*facts.notes, f"relative update {frozen:.1e}"))
     if facts.signal is not None and facts.signal > CLEAR:
         return replace(facts, state=State.STALLED)
+    guess = float(history.series("trivial", split="val").last.mean())
+    if found.mean >= LEARNED * guess:
+        note = f"no better than a constant guess, which loses {guess:.4g}"
+        return replace(facts, state=State.STALLED, notes=(*facts.notes, note))
     gained = averaging(history, seen.steps[0])
     if gained is not None and gained.value > max(2 * gained.error, epsilon * found.mean):
         note = f"the average of the iterates is better by {gained.value / found.mean:.1%}"

@@ -90,29 +90,27 @@ def stalled(history: History) -> Finding | Passed:
     verdict = judge(history)
     if verdict.window is None:
         raise NotEvaluated(verdict.notes[0] if verdict.notes else "no look at the probe")
-    moved = update(history, verdict.window[0])
     if verdict.state is not State.STALLED:
         return Passed(verdict.signal or 0.0, CLEAR)
-    rate = history.setting("optimizer.lr", 1e-3)
+    moved, rate = update(history, verdict.window[0]), history.setting("optimizer.lr", 1e-3)
+    frozen, slow = moved is not None and moved < FROZEN, moved is None or moved < 1e-4
     why = [
         f"the loss changes by {100 * verdict.change:+.2f} % +- {100 * verdict.half_width:.2f} % per window"
     ]
-    if moved is not None:
-        why.append(f"relative update {moved:.1e}")
-    if verdict.signal is not None:
+    why += [verdict.notes[-1]] if verdict.notes else []
+    if verdict.signal is not None and verdict.signal > CLEAR:
         why.append(
             f"the meta-gradient is {verdict.signal:.2g} times its noise: at a minimum it would be below 1"
         )
-    slow = moved is None or moved < 1e-4
+    elif moved is not None and not frozen:
+        why.append(f"relative update {moved:.1e}")
     return Finding(
         Severity.ERROR,
         "the loss is flat, though no minimum was reached",
-        moved if moved is not None and moved < FROZEN else verdict.signal or 0.0,
-        FROZEN if moved is not None and moved < FROZEN else CLEAR,
-        "raise the outer learning rate"
-        if slow
-        else "look at the meta-gradient: it is large, and leads nowhere",
-        tuple(why),
+        moved if moved is not None and frozen else verdict.signal or 0.0,
+        FROZEN if frozen else CLEAR,
+        "raise the outer learning rate" if slow else "train for longer, or look at the model and its inputs",
+        tuple(why[:3]),
         {"optimizer.lr": _round(max(1e-3, 10 * rate)) if rate < 1e-3 else _round(3 * rate)} if slow else {},
     )
 
