@@ -27,7 +27,7 @@ class Kind:
 
     Attributes:
         start, end, power: the loss goes from `start` to `end` as a power of the step; larger is sooner.
-        dependence: the share of the loss that another task's support costs.
+        dependence: the share of what is gained over a constant guess that another task's support costs.
         gap: validation over training loss.
         curvature: `alpha lambda` at the first and the last look; `sensitivity` at the last.
         update: relative size of outer updates.
@@ -175,7 +175,9 @@ def _wide(
             yield _row(step, "post", own, split=split)
             yield _row(step, "pre", 3.9 * hard[split], split=split)
         half = len(own) // 2
-        yield _row(step, "wrong", own[:half] / (1.0 - kind.dependence * min(1.0, 0.2 + done)), split=split)
+        guess = np.full(half, math.log(5)) if kind.images else 4.0 * hard[split][:half]
+        share = kind.dependence * min(1.0, 0.2 + done)
+        yield _row(step, "wrong", own[:half] + share * (guess - own[:half]), split=split)
     yield _row(step, "averaged", 0.998 * mean * hard["val"], split="val")
     yield _row(step, "distance", [0.01 * (1.0 - done) + 1e-4])
     sharp = kind.curvature[0] + (kind.curvature[1] - kind.curvature[0]) * done
@@ -232,7 +234,7 @@ def _metrics(kind: Kind, rows: list[Row], steps: int) -> Iterator[Row]:
         row = {"kind": "validation", "step": look["step"], "metric": metric, "seconds": 0.02 * look["step"]}
         row |= {"mean": None if math.isnan(mean) else mean, "ci95": 0.05, "n": len(known)}
         if look["step"]:
-            train = {"kind": "train", "step": look["step"], "failed_tasks": 0, "lr": 0.001}
+            train = {"kind": "train", "step": look["step"], "failed_tasks": 0, "lr": 0.001, "clipped": 0.1}
             yield train | {"loss": 0.0 if math.isnan(mean) else 1.1 * mean, "seconds": 0.02 * look["step"]}
         else:
             row["baselines"] = {"nearest_neighbour": 0.45} if kind.images else {"support_mean": 4.0}

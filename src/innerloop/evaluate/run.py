@@ -193,7 +193,7 @@ def evaluate(
 
 
 def judged_steps(steps: int) -> list[int]:
-    """Of `steps` inner steps, those after which the way there is judged: the first ten, every fifth, the last."""
+    """Of `steps` inner steps, those that are judged on the way: the first ten, every fifth, the last."""
     return [k for k in range(steps + 1) if k <= 10 or k % 5 == 0 or k == steps]
 
 

@@ -86,24 +86,28 @@ def per_task(history: History, name: str) -> tuple[list[int], Values, Values]:
 
 
 def dependence(history: History, split: str) -> Curve:
-    """(wrong - post) / wrong: how much worse the support of another task serves, with its interval.
+    """(wrong - post) / (trivial - post): what the right support gains over another task's, with its interval.
 
-    The interval is that of a ratio of means of the same tasks, by linearisation.
+    The interval is that of a ratio of means of the same tasks, by linearisation. There is no point where
+    nothing is gained over a constant guess.
     """
     wrong, post = task_losses(history, "wrong", split=split), task_losses(history, "post", split=split)
+    guess = history.series("trivial", split=split).last
     ours = dict(zip(post.steps, post.values, strict=True))
-    rows = [(s, w, ours[s]) for s, w in zip(wrong.steps, wrong.values, strict=True) if s in ours]
-    if not rows:
-        raise NotEvaluated(f"no look at both wrong and post of {split}")
     steps, mean, half = [], [], []
-    for step, *both in rows:
-        count = min(map(len, both))
-        other, own = (losses[:count] for losses in both)
-        level = float(other.mean())
-        ratio = float(own.mean()) / level if level > 0 else math.nan
+    for step, other in zip(wrong.steps, wrong.values, strict=True):
+        count = min(len(other), len(ours.get(step, ())), len(guess))
+        if count < 2:
+            continue
+        own = ours[step][:count]
+        known = float((guess[:count] - own).mean())
+        share = float((other[:count] - own).mean()) / known if known > 0 else math.nan
         steps.append(step)
-        mean.append(1.0 - ratio)
-        half.append(half_width((own - ratio * other) / level) if level > 0 else math.nan)
+        mean.append(min(1.0, share))
+        rest = other[:count] - own - share * (guess[:count] - own)
+        half.append(half_width(rest / known) if known > 0 else math.nan)
+    if not steps:
+        raise NotEvaluated(f"no look at both wrong and post of {split}")
     return Curve(steps, np.array(mean), np.array(half))
 
 

@@ -256,8 +256,10 @@ class Training:
                 "failed_tasks": state.failed_tasks,
                 "lr": rate,
             }
+            if config.optimizer.clip_norm is not None or config.optimizer.clip_value is not None:
+                row["clipped"] = state.clipped / len(state.window)
             self._write(row)
-            state.window, state.failed_tasks = [], 0
+            state.window, state.failed_tasks, state.clipped = [], 0, 0
 
     def _write(self, row: dict) -> None:
         if self.folder:

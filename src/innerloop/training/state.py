@@ -23,7 +23,8 @@ class TrainState:
         step: outer steps done.
         meta: what is learned.
         optimizer: the outer optimizer, over the leaves of the learned part of `meta`.
-        window: losses and task failures since the last line of metrics.
+        window: losses since the last line of metrics; with `failed_tasks`, and `clipped`: outer steps whose
+            meta-gradient was clipped.
         best: validation score and step of the best look so far, or None.
         carry: what the gradient path goes on from: a tree of tensors, or None.
         average: the moving average of `meta` over outer steps; None where none is kept.
@@ -34,6 +35,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     window: list[float] = field(default_factory=list)
     failed_tasks: int = 0
+    clipped: int = 0
     best: tuple[float, int] | None = None
     carry: Carry = None
     average: Meta | None = None
@@ -60,6 +62,7 @@ class TrainState:
             "step": self.step,
             "window": self.window,
             "failed_tasks": self.failed_tasks,
+            "clipped": self.clipped,
             "best": None if self.best is None else list(self.best),
         } | ({} if self.carry is None else {"carry": _shape(self.carry)})
 
@@ -83,7 +86,7 @@ class TrainState:
                 slots.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict(state | {"state": slots})
         self.step, self.window = values["step"], values["window"]
-        self.failed_tasks = values["failed_tasks"]
+        self.failed_tasks, self.clipped = values["failed_tasks"], values.get("clipped", 0)
         self.best = None if values["best"] is None else tuple(values["best"])
         device = tree.leaves(self.meta)[0].device
         shape = values.get("carry")

@@ -139,7 +139,7 @@ def meta_step(
     leaves = tree.leaves(learned(state.meta))
     for leaf, grad in zip(leaves, tree.leaves(learned(grads)), strict=True):
         leaf.grad = _regularised(grad, leaf, config.optimizer)
-    _clip(leaves, config.optimizer)
+    state.clipped += _clip(leaves, config.optimizer)
     for group in state.optimizer.param_groups:
         group["lr"] = config.optimizer.rate(state.step, config.steps)
     state.optimizer.step()
@@ -165,11 +165,15 @@ def _regularised(grad: Tensor, leaf: Tensor, config: OptimizerConfig) -> Tensor:
     return grad + config.l1 * leaf.sign() if config.l1 else grad
 
 
-def _clip(leaves: list[Tensor], config: OptimizerConfig) -> None:
-    if config.clip_value is not None:
-        torch.nn.utils.clip_grad_value_(leaves, config.clip_value)
-    if config.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(leaves, config.clip_norm)
+def _clip(leaves: list[Tensor], config: OptimizerConfig) -> bool:
+    """Bound the gradients; whether any of them was beyond its bound."""
+    value, norm, acted = config.clip_value, config.clip_norm, False
+    if value is not None:
+        acted = any(bool((leaf.grad.abs() > value).any()) for leaf in leaves if leaf.grad is not None)
+        torch.nn.utils.clip_grad_value_(leaves, value)
+    if norm is not None:
+        acted |= bool(torch.nn.utils.clip_grad_norm_(leaves, norm) > norm)
+    return acted
 
 
 def _average(running: dict[str, Tensor], batch: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ _SPLITS = (("val", "validation tasks", OURS), ("train", "training tasks", BEFORE
 
 
 def support_dependence(run: RunRecords) -> Chart:
-    """How much worse another task's support serves."""
+    """How much of what was learned another task's support takes away."""
     traces, columns, reason = [], {}, ""
     for split, label, style in _SPLITS:
         try:
@@ -33,12 +33,12 @@ def support_dependence(run: RunRecords) -> Chart:
     marks += [] if not limit else [chart.level(limit, f"{number(limit)}: memorisation", TRIVIAL)]
     steps = sorted({step for by_step in columns.values() for step in by_step})
     return Chart(
-        "Support dependence (wrong − post) / wrong",
-        "How much of the loss goes away because the support set is the task's own. Near 1 the model learns "
-        "from it; near 0 it answers alike whatever it is shown, so it has memorised tasks or does not "
-        "adapt.",
+        "Support dependence (wrong − post) / (trivial − post)",
+        "How much of what is gained over a constant guess is lost with the support of another task. At 1 the "
+        "model learns all of it from the support; near 0 it answers alike whatever it is shown, so it has "
+        "memorised tasks or does not adapt.",
         traces,
-        chart.axes("outer step", "share of the loss", *marks),
+        chart.axes("outer step", "share of the gain", *marks),
         ("outer step", *columns),
         [(s, *(by_step.get(s, "") for by_step in columns.values())) for s in steps],
     )

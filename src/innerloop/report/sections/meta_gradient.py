@@ -141,6 +141,24 @@ def first_order(run: RunRecords) -> Chart:
     )
 
 
+def clipping(run: RunRecords) -> Chart:
+    """How often the bound on the meta-gradient acts."""
+    rows = [row for row in run.history.metrics if isinstance(row.get("clipped"), (int, float))]
+    if not rows:
+        raise NotEvaluated("the meta-gradient has no bound")
+    steps = [row["step"] for row in rows]
+    shares = running_mean(np.array([float(row["clipped"]) for row in rows])).tolist()
+    return Chart(
+        "Share of outer steps whose meta-gradient was clipped",
+        "Averaged over five lines of metrics. A bound that acts now and then holds off single tasks; one "
+        "that always acts sets the size of every step, as a smaller learning rate would.",
+        [chart.line("clipped", steps, shares, marked=False)],
+        chart.axes("outer step", "share"),
+        ("outer step", "share clipped"),
+        [(s, number(v)) for s, v in zip(steps, shares, strict=True)],
+    )
+
+
 def families(run: RunRecords) -> Chart:
     """Whether the gradients of two families of tasks point apart."""
     pairs = run.history.places("conflict", "layer")
@@ -195,6 +213,7 @@ SECTION = Section(
         ("signal against noise", signal_to_noise),
         ("update ratios by layer", updates),
         ("gradients through the inner loop", backward),
+        ("clipped steps", clipping),
         ("first-order gap", first_order),
         ("families of tasks", families),
     ),
