@@ -165,12 +165,22 @@ class History:
 
 
 def lines(path: Path) -> list[Row]:
-    """The lines of a JSON-lines file; one that a kill cut short, and what follows it, is left out."""
+    """The lines of a JSON-lines file; one that a kill cut short, and what follows it, is left out.
+
+    Raises:
+        DataError: it is not text.
+    """
     rows: list[Row] = []
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8")
     except OSError:
         return rows
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is damaged ({error.reason})",
+            expected="lines of JSON, as training writes them",
+            do="restore the file, or train again",
+        ) from error
     for line in text.splitlines():
         try:
             row = json.loads(line)

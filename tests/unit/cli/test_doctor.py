@@ -273,8 +273,8 @@ def test_damaged_records_end_in_an_answer_or_in_a_message(
 
 
 @pytest.mark.parametrize("file", ["probe.jsonl", "metrics.jsonl"])
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", None])
-def test_files_that_are_missing_or_no_text_leave_a_verdict(
+@pytest.mark.parametrize("content", [b"", None])
+def test_files_that_are_missing_or_empty_leave_a_verdict(
     file: str, content: bytes | None, well: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (Path(well) / file).unlink()
@@ -283,6 +283,16 @@ def test_files_that_are_missing_or_no_text_leave_a_verdict(
     code, out = told(capsys, well)
     assert code == 0
     assert ("UNRESOLVED" in out) is (file == "probe.jsonl")
+
+
+@pytest.mark.parametrize("file", ["probe.jsonl", "metrics.jsonl"])
+def test_a_file_that_is_no_text_is_named(file: str, well: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (Path(well) / file).write_bytes(b"\xff\xfe\x00")
+    code = main(["doctor", well])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "got", "expected", "do"]
+    assert file in err
 
 
 # --- before training -------------------------------------------------------------------------------------

@@ -167,7 +167,11 @@ def test_a_remedy_is_a_command_that_can_be_pasted(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small")
 def test_an_old_run_without_a_probe_still_gives_a_page(tmp_path: Path) -> None:
     run = read(write_run(tmp_path, HEALTHY, probe=False))
-    assert titles(run) == ["Validation MSE over training", "Training loss"]
+    assert titles(run) == [
+        "Validation MSE over training",
+        "Training loss",
+        "Share of outer steps whose meta-gradient was clipped",
+    ]
     reasons = missing(run)
     assert reasons["probe loss"] == "no probe records"
     assert len(reasons) > 12
