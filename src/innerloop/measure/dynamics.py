@@ -112,13 +112,13 @@ def conflicts(step: int, told: GradientNoise, families: Sequence[int] | None) ->
     """For each two families, mean inner products of gradients: across, and within each of the two."""
     if families is None:
         return []
-    own = torch.tensor([families[i] for i in told.finite])
+    own, products = torch.tensor([families[i] for i in told.finite]), torch.tensor(told.products)
     rows = []
     for a, b in itertools.combinations(sorted(set(own.tolist())), 2):
         one, other = (own == a).nonzero()[:, 0], (own == b).nonzero()[:, 0]
         if len(one) > 1 and len(other) > 1:
-            across = float(told.products[one][:, other].mean())
-            values = [across, *(_within(told.products[which][:, which]) for which in (one, other))]
+            across = float(products[one][:, other].mean())
+            values = [across, *(_within(products[which][:, which]) for which in (one, other))]
             rows.append(row(step, "conflict", values, layer=f"{a}-{b}"))
     return rows
 

@@ -38,7 +38,7 @@ class GradientNoise:
     noise: float
     norm: float
     leverage: float
-    products: Tensor
+    products: list[list[float]]
     finite: list[int]
 
 
@@ -94,7 +94,7 @@ def _summary(found: list[list[Tensor] | None], num_tasks: int) -> GradientNoise:
         trace / num_tasks,
         norm,
         leverage,
-        products,
+        products.tolist(),
         [i for i, leaves in enumerate(found) if leaves is not None],
     )
 
