@@ -9,7 +9,7 @@ project = "innerloop"
 author = "The innerloop contributors"
 copyright = author
 extensions = ["sphinx.ext.autodoc", "myst_parser", "_pages.extension"]
-exclude_patterns = ["_build", "_pages", "reference/choose.txt"]
+exclude_patterns = ["_build", "_pages", "reference/choose.txt", "reference/findings.txt"]
 html_theme = "furo"
 html_title = "innerloop"
 html_static_path = ["_static"]
@@ -24,6 +24,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|nn|np|collections|pathlib|os|types|typing)\..*"),
     ("py:.*", r"innerloop\.\w+\.\w+\..*"),
+    ("py:.*", r"tuple\[\w+"),  # Sphinx splits a signature with a default factory at every comma
     ("py:.*", r"(Fast|Meta|Rng|Split|TasksAxis|Tensor|Tree)|.* \| .*"),
 ]
 

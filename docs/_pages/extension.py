@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _pages import public, write
+from _pages import findings, public, write
 from _pages.docstrings import parse_clean
 from _pages.rst import docstring
 
@@ -23,7 +23,8 @@ def complaints(names: Path) -> list[str]:
     """All that is missing; `names` is the page whose table says what arguments mean everywhere."""
     known = public.conventional(names.read_text(encoding="utf-8"))
     algorithms = public.facade(f"{public.PACKAGE}.algorithms")
-    return public.undocumented(public.everything(), known) + public.unfinished(algorithms)
+    documented = public.undocumented(public.everything(), known) + public.unfinished(algorithms)
+    return documented + findings.complaints()
 
 
 def _prepare(app: Sphinx) -> None:

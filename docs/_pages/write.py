@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from _pages import choose, commands, public
+from _pages import choose, commands, findings, public
 from _pages.docstrings import COST, EXAMPLE, NOTES, OUTER, Docstring, Part, parse, published
 from _pages.rst import Links, code, docstring, docstring_of, heading, inline, labelled, table
 
@@ -49,6 +49,7 @@ def pages() -> Pages:
     found["contract.rst"] = contract()
     found["command-line.rst"] = command_line()
     found["choose.txt"] = choose.choose(offered[f"{public.PACKAGE}.algorithms"], links)
+    found["findings.txt"] = findings.findings()
     return found
 
 
