@@ -166,6 +166,8 @@ def _judged(history: History, epsilon: float) -> Verdict:
         facts = replace(
             facts, notes=(f"{seen.broken:.1%} of task losses are not finite; they count as capped",)
         )
+    if _unlearned(history, found):
+        facts = replace(facts, notes=(*facts.notes, "no better than a constant guess, which ignores inputs"))
     if relapsed(history):
         note = f"worse than the best looks by more than {RELAPSE:.0%}"
         return replace(facts, state=State.WORSENING, notes=(*facts.notes, note))
@@ -188,10 +190,8 @@ def _settled(history: History, facts: Verdict, found: Trend, seen: Window) -> Ve
         return replace(facts, state=State.STALLED, notes=(*facts.notes, f"relative update {frozen:.1e}"))
     if facts.signal is not None and facts.signal > CLEAR:
         return replace(facts, state=State.STALLED)
-    guess = float(history.series("trivial", split="val").last.mean())
-    if found.mean >= LEARNED * guess:
-        note = f"no better than a constant guess, which loses {guess:.4g}"
-        return replace(facts, state=State.STALLED, notes=(*facts.notes, note))
+    if _unlearned(history, found):
+        return replace(facts, state=State.STALLED)
     gained = averaging(history, seen.steps[0])
     if gained is not None and gained.value > max(2 * gained.error, epsilon * found.mean):
         note = f"the average of the iterates is better by {gained.value / found.mean:.1%}"
@@ -215,6 +215,11 @@ def _confirmed(history: History, facts: Verdict, seen: Window) -> Verdict:
             note = f"flat, but its power law expects {opinion.gain[0]:.1%} of twice the steps"
             return replace(facts, notes=(*facts.notes, note))
     return replace(facts, state=State.CONVERGED)
+
+
+def _unlearned(history: History, found: Trend) -> bool:
+    """Whether the loss is about that of the trivial predictor, or above it."""
+    return found.mean >= LEARNED * float(history.series("trivial", split="val").last.mean())
 
 
 def _needed(found: Trend, facts: Verdict) -> int | None:

@@ -59,10 +59,11 @@ class Dynamics:
         steps = self.learner.inner_steps
 
         def tried(names: tuple[str, ...], measure: Callable[[], list[Row]]) -> None:
+            # A learner that cannot be measured so, or has no room for it, is trained all the same.
             try:
                 found.extend(measure())
-            except NotEvaluated as error:
-                skipped.update(dict.fromkeys(names, str(error)))
+            except (NotEvaluated, RuntimeError, NotImplementedError) as error:
+                skipped.update(dict.fromkeys(names, reason(error)))
 
         def noise() -> list[Row]:
             told = gradient_noise(
@@ -127,6 +128,13 @@ def _within(products: Tensor) -> float:
     """The mean inner product of two different tasks."""
     count = len(products)
     return float(products.sum() - products.diagonal().sum()) / (count * (count - 1))
+
+
+def reason(error: Exception) -> str:
+    """Why a quantity was not measured, in a line."""
+    if isinstance(error, NotEvaluated):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['without a message'])[0][:200]}"
 
 
 def noted(setup: dict[str, Any], skipped: dict[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from innerloop.core.types import Meta
 from innerloop.diagnose.finding import NotEvaluated
+from innerloop.measure.dynamics import reason
 from innerloop.measure.leaks import class_leak, query_leak, state_leak, transduction
 from innerloop.measure.probe import Probe, Row, row
 
@@ -22,8 +23,8 @@ def leak_rows(meta: Meta, probe: Probe) -> tuple[list[Row], dict[str, str]]:
     def ask(name: str, check: Callable[[], float]) -> None:
         try:
             rows.append(row(0, name, [check()]))
-        except NotEvaluated as error:
-            skipped[name] = str(error)
+        except (NotEvaluated, RuntimeError, NotImplementedError) as error:
+            skipped[name] = reason(error)
 
     def queries() -> float:
         if own_test:

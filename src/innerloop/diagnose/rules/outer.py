@@ -97,7 +97,7 @@ def stalled(history: History) -> Finding | Passed:
     why = [
         f"the loss changes by {100 * verdict.change:+.2f} % +- {100 * verdict.half_width:.2f} % per window"
     ]
-    why += [verdict.notes[-1]] if verdict.notes else []
+    why += verdict.notes[-1:]
     if verdict.signal is not None and verdict.signal > CLEAR:
         why.append(
             f"the meta-gradient is {verdict.signal:.2g} times its noise: at a minimum it would be below 1"
