@@ -90,3 +90,16 @@ def test_planted_wrong_gradient_is_timed_and_not_ranked(engine: Any, factor: flo
     assert step is not None
     assert result.status == ("ok" if factor == 1.0 else "differs")
     assert engine.fastest([result], "torch") is (result if factor == 1.0 else None)
+
+
+@pytest.mark.slow
+def test_the_doctors_table_counts_what_it_found(tmp_path: Path) -> None:
+    words = ["--parts", "recall", "--problems", "sinusoid", "--seeds", "2", "--jobs", "1", "--only"]
+    file = tmp_path / "found.json"
+    command = [sys.executable, str(FOLDER / "doctor.py"), *words, "among the queries", "--json", str(file)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = {"problem": "sinusoid", "fault": "support among the queries", "found": 2, "of": 2}
+    assert json.loads(file.read_text("utf-8"))["recall"] == [expected]
+    assert "sinusoid: 2 of 2 found, 100.0%" in done.stdout

@@ -101,7 +101,8 @@ def better_average() -> Records:
 
 def no_gain() -> Records:
     losses = curve(flat(3.9), iterates=0.001, own=0.004)
-    return healthy(losses, config={"algorithm.inner_lr": 1e-6}).put("pre", 1.0001 * losses, split="val")
+    records = healthy(losses, config={"algorithm.inner_lr": 1e-6}).put("curvature", [2e-5, 4e-5, 5e-5])
+    return records.put("pre", 1.0001 * losses, split="val")
 
 
 def by_heart() -> Records:
@@ -402,6 +403,20 @@ def test_a_misspelt_remedy_would_be_refused() -> None:
 def test_a_slower_inner_rate_is_slower(name: str) -> None:
     rate = fired(name).remedy["algorithm.inner_lr"]
     assert 0 < rate < CONFIG["algorithm"]["inner_lr"]
+
+
+def test_an_inner_rate_is_not_divided_by_the_curvature_of_weights_that_have_diverged() -> None:
+    found = asked("INNER_DIVERGENCE", rising_support().put("curvature", [1e9, 1.0, 1.0]))
+    assert isinstance(found, Finding)
+    assert found.remedy["algorithm.inner_lr"] == pytest.approx(CONFIG["algorithm"]["inner_lr"] / 100)
+
+
+def test_an_inner_rate_that_does_nothing_is_raised_to_where_it_does() -> None:
+    """To half of alpha lambda_max at once, not tenfold at a time; one that is not small is left alone."""
+    assert fired("NO_ADAPTATION").remedy == {"algorithm.inner_lr": pytest.approx(1e-6 * 0.5 / 5e-5)}
+    found = asked("NO_ADAPTATION", no_gain().put("curvature", [0.4, 0.4, 0.4]))
+    assert isinstance(found, Finding)
+    assert found.remedy == {}
 
 
 def test_an_algorithm_without_an_inner_rate_is_not_told_to_change_it() -> None:

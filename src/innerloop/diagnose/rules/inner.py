@@ -21,6 +21,7 @@ _CHAOS = (3.0, 10.0)  # of sigma_J: a warning, an error
 _SAFETY = 1.3
 _VANISHED, _EXPLODED = 0.05, 3.0
 _GAIN, _NOTHING = 0.05, 0.005
+_HALF = 0.5  # of alpha lambda_max, where steps are long and safe
 
 
 def inner_divergence(history: History) -> Finding | Passed:
@@ -142,7 +143,6 @@ def no_adaptation(history: History) -> Finding | Passed:
             (fact,),
             slower_inner(history),
         )
-    rate = history.setting("algorithm.inner_lr")
     return Finding(
         Severity.ERROR,
         f"adapting to a task lowers its query loss by {gain:.1%} and no more",
@@ -150,7 +150,7 @@ def no_adaptation(history: History) -> Finding | Passed:
         _GAIN,
         "raise the inner rate, or the outer one if nothing has been learned yet",
         (fact,),
-        {"algorithm.inner_lr": float(f"{10 * rate:.2g}")} if rate is not None and rate < 1e-2 else {},
+        _faster(history),
     )
 
 
@@ -189,6 +189,14 @@ def _harm(history: History) -> tuple[str, ...]:
     except NotEvaluated:
         return ()
     return tuple(found[:2])
+
+
+def _faster(history: History) -> dict[str, float]:
+    """The inner rate at which the largest eigenvalue seen is a half, where that is twice the one there is."""
+    rate, edge = history.setting("algorithm.inner_lr"), _edge(history)
+    if rate is None or edge is None or not 0 < edge <= _HALF / 2:
+        return {}
+    return {"algorithm.inner_lr": float(f"{rate * _HALF / edge:.2g}")}
 
 
 def _edge(history: History) -> float | None:

@@ -22,6 +22,7 @@ from innerloop.diagnose.verdict import (
     window,
 )
 
+_AT_ONCE = 100.0  # by which an inner rate is divided at most
 _FAST = 0.1  # relative update above which a step is a leap
 _AHEAD, _AVERAGES = 0.03, 3  # share by which an average is better, at so many looks at least
 _COARSE = 0.02  # half-width of the trend beyond which the probe cannot tell
@@ -191,15 +192,16 @@ def underpowered(history: History) -> Finding | Passed:
 
 
 def slower_inner(history: History) -> dict[str, float]:
-    """The inner rate at which the largest eigenvalue seen is one."""
+    """The inner rate at which the largest eigenvalue seen is one, but at least a hundredth of the one before.
+
+    Weights that have diverged have a curvature of their own, by which no rate is small enough.
+    """
     rate = history.setting("algorithm.inner_lr")
     if rate is None or not history.has("curvature"):
         return {}
     seen = history.series("curvature").last
     edge = float(np.max(seen, initial=0.0, where=np.isfinite(seen)))
-    return (
-        {"algorithm.inner_lr": _round(rate / edge)} if edge > 1 else {"algorithm.inner_lr": _round(rate / 2)}
-    )
+    return {"algorithm.inner_lr": _round(rate / min(edge, _AT_ONCE) if edge > 1 else rate / 2)}
 
 
 def calmer_outer(history: History) -> dict[str, float]:
