@@ -101,7 +101,8 @@ def _closing(training: Training, path: Path) -> str:
     found = ""
     if best is not None:
         metric = training.tasks.spec.metric
-        found = f" (step {best[1]}: validation {metric} {score(metric, best[0])})"
+        where = "validation" if training.config.stop == "never" else "probe"
+        found = f" (step {best[1]}: {where} {metric} {score(metric, best[0])})"
     watch = training.watch
     verdict = [f"verdict     {watch.verdict}"] if watch is not None and watch.verdict is not None else []
     return "\n".join(

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Severity(Enum):
-    """How bad it is; the members are in order."""
+    """How bad a finding is: `INFO`, `WARN` or `ERROR`, in this order."""
 
     INFO = "info"
     WARN = "warn"
@@ -18,6 +18,7 @@ class Severity(Enum):
 
     @property
     def rank(self) -> int:
+        """Its place in the order, from 0."""
         return list(Severity).index(self)
 
 
@@ -72,13 +73,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class Passed:
-    """A rule that was asked and found nothing."""
+    """A rule that was asked and found nothing.
+
+    Attributes:
+        value, threshold: what was measured, and where it would begin to be wrong.
+        id: the rule's name.
+    """
 
     value: float
     threshold: float
     id: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """The answer as JSON has it; a not-finite number becomes None."""
         return {"id": self.id, "value": finite(self.value), "threshold": finite(self.threshold)}
 
 
@@ -88,12 +95,14 @@ class Silent:
 
     Attributes:
         reason: why, in words.
+        id: the rule's name.
     """
 
     reason: str
     id: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """The answer as JSON has it."""
         return {"id": self.id, "reason": self.reason}
 
 

@@ -32,6 +32,7 @@ class Series(NamedTuple):
 
     @property
     def last(self) -> Values:
+        """The last measurement [n]."""
         return self.values[-1]
 
     @property
@@ -128,6 +129,7 @@ class History:
         return [step for step, _ in self._rows("wrong", {"split": "val"})]
 
     def has(self, name: str, **place: Any) -> bool:
+        """Whether a quantity was measured, at a place such as `split="val"`."""
         return bool(self._rows(name, place))
 
     def series(self, name: str, **place: Any) -> Series:

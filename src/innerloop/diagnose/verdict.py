@@ -25,6 +25,7 @@ ENDED, ALIVE = 0.05, 0.10  # shares of its peak below which a learning rate is s
 LEARNED = 0.98  # of the trivial loss, above which nothing has been learned that could have converged
 CLEAR = 1.0  # of the same, above which the gradient is clearly not zero
 FROZEN = 1e-6  # relative update below which nothing moves
+_SIGNALS = 3  # looks that an interval of the meta-gradient needs
 _SIDE = 3  # looks that are averaged where the last are compared with the best
 RELAPSE, SURE = 0.05, 2.6  # worse than the best look by this share, by so many standard errors
 
@@ -95,6 +96,7 @@ class Verdict:
         return f"{self.state.name} {100 * self.change:+.1f} +- {100 * self.half_width:.1f} %"
 
     def to_dict(self) -> dict[str, Any]:
+        """The verdict as JSON has it; not-finite numbers become None."""
         gain = self.predicted_gain
         return {
             "state": self.state.name,
@@ -270,7 +272,10 @@ def last_event(history: History) -> int:
 
 
 def signal(history: History, start: int = 0) -> float | None:
-    """The debiased squared meta-gradient against the variance of its mean over a meta-batch."""
+    """The debiased squared meta-gradient, at the lower end of its interval, over the noise of a meta-batch.
+
+    None where fewer than three wide looks have measured it: there is no interval.
+    """
     if not (history.has("signal") and history.has("noise")):
         return None
     squares, noises = history.series("signal"), history.series("noise")
@@ -283,11 +288,10 @@ def signal(history: History, start: int = 0) -> float | None:
         ]
     ).reshape(-1, 2)
     pairs = pairs[np.isfinite(pairs).all(1)]
-    if not len(pairs):
+    if len(pairs) < _SIGNALS:
         return None
     noise, square = float(pairs[:, 1].mean()), mean_of(pairs[:, 0])
-    value = square.low if len(pairs) > 2 else square.value
-    return value / noise if noise > 0 else None
+    return square.low / noise if noise > 0 else None
 
 
 def update(history: History, start: int = 0) -> float | None:

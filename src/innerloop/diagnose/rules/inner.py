@@ -35,11 +35,13 @@ def inner_divergence(history: History) -> Finding | Passed:
     edge = _edge(history)
     if edge is not None and edge > EDGE:
         why.append(f"alpha lambda_max is {edge:.2g}; on a quadratic, steps diverge above {EDGE:g}")
+    ends = np.nan_to_num(curve[[0, -1]], nan=np.inf, posinf=np.inf).mean(1)
+    by_share = rising > _RISING
     return Finding(
         Severity.ERROR,
         "inner steps go uphill: adaptation diverges on its own support set",
-        rising,
-        _RISING,
+        rising if by_share else float(ends[1] / max(ends[0], 1e-300)),
+        _RISING if by_share else 1.0,
         "lower the inner rate, or let it be learned (MetaSGD)",
         tuple(why),
         slower_inner(history),

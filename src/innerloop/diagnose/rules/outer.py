@@ -10,6 +10,7 @@ from innerloop.diagnose.finding import Finding, NotEvaluated, Passed, Severity
 from innerloop.diagnose.history import History
 from innerloop.diagnose.rule import Rule
 from innerloop.diagnose.verdict import (
+    BROKEN,
     CLEAR,
     FROZEN,
     RELAPSE,
@@ -39,8 +40,8 @@ def nonfinite(history: History) -> Finding | Passed:
         when = post.steps[-1]
     else:
         raise NotEvaluated("no look at the probe")
-    if share <= 0.2:
-        return Passed(share, 0.2)
+    if share <= BROKEN:
+        return Passed(share, BROKEN)
     why = []
     if history.has("curvature"):
         edge = float(np.nan_to_num(history.series("curvature").last, nan=np.inf).max())
@@ -50,16 +51,24 @@ def nonfinite(history: History) -> Finding | Passed:
     remedy = (
         slower_inner(history) if why and history.series("curvature").last.max() > 2 else calmer_outer(history)
     )
+    at_once = history.has("post", split="val") and _broken_from_the_start(history)
     return Finding(
         Severity.ERROR,
         f"{share:.0%} of the tasks left the finite numbers",
         share,
-        0.2,
-        "lower the rate that diverges, and clip the meta-gradient",
+        BROKEN,
+        "look for inputs and targets that are no numbers; else the inner rate is far too large"
+        if at_once
+        else "lower the rate that diverges, and clip the meta-gradient",
         tuple(why),
         remedy,
         step=when,
     )
+
+
+def _broken_from_the_start(history: History) -> bool:
+    """Whether tasks were not finite before anything was trained."""
+    return float(np.mean(~np.isfinite(history.series("post", split="val").values[0]))) > BROKEN
 
 
 def update_ratio(history: History) -> Finding | Passed:
@@ -73,7 +82,7 @@ def update_ratio(history: History) -> Finding | Passed:
             typical,
             FROZEN,
             "raise the outer learning rate",
-            remedy={"optimizer.lr": _round(min(1e-3, rate * 1e3))} if rate < 1e-4 else {},
+            remedy={"optimizer.lr": 1e-3} if rate < 1e-4 else {},
         )
     if typical > _FAST:
         return Finding(
