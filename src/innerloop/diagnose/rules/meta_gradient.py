@@ -118,7 +118,8 @@ def task_conflict(history: History) -> Finding | Passed:
             continue
         across, one, other = (mean_of(found[:, i]) for i in range(3))
         # Families disagree where each has a gradient of its own, and the two point apart.
-        if one.low > 0 and other.low > 0 and across.high < 0:
+        own = min(one.value - one.error, other.value - other.error)
+        if own > 0 and across.high < 0:
             cosine = across.value / float(np.sqrt(one.value * other.value))
             worst, where = min((worst, where), (cosine, pair))
     if worst >= _APART:

@@ -14,7 +14,7 @@ from innerloop.diagnose.verdict import State, capped, judge
 
 _SOLVED = 0.6  # of what the trivial predictor loses
 _DEPENDENT = 0.1  # least share of what was learned that a wrong support takes away
-_OVERFIT, _BEYOND_CHANCE = 1.5, 3.0
+_OVERFIT, _BEYOND_CHANCE = 1.5, 2.6
 _GAP = 0.05  # least gap between validation and training tasks, as a share of the trivial loss
 _NEGLECTED, _MOSTLY_SOLVED = 0.3, 0.7
 
