@@ -120,7 +120,11 @@ def test_training_tells_baselines_scores_and_where_everything_is(said: Said, tmp
     looks = [line for line in lines if "validation mse" in line and line.startswith("step")]
     assert len(looks) == 2
     assert all(re.search(r"loss \d.* tasks/s.* validation mse \S+ \+- \S+", line) for line in looks)
-    assert lines[-1] == f"next        innerloop evaluate {tmp_path}/a"
+    assert lines[-2:] == [
+        f"next        innerloop evaluate {tmp_path}/a",
+        f"            innerloop doctor {tmp_path}/a",
+    ]
+    assert any(line.startswith("verdict     UNRESOLVED") for line in lines)
     named = [Path(re.split(r" {2,}", line)[1].split(" (")[0]) for line in lines[-4:-1]]
     assert all(path.exists() for path in named)
 
