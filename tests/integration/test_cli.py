@@ -125,7 +125,9 @@ def test_training_tells_baselines_scores_and_where_everything_is(said: Said, tmp
         f"            innerloop doctor {tmp_path}/a",
     ]
     assert any(line.startswith("verdict     UNRESOLVED") for line in lines)
-    named = [Path(re.split(r" {2,}", line)[1].split(" (")[0]) for line in lines[-4:-1]]
+    said_where = [line for line in lines if line.startswith(("run folder  ", "best  ", "picture  "))]
+    named = [Path(re.split(r" {2,}", line)[1].split(" (")[0]) for line in said_where]
+    assert len(named) == 3
     assert all(path.exists() for path in named)
 
 

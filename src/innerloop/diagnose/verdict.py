@@ -79,7 +79,7 @@ class Verdict:
         return self.state in (State.CONVERGED, State.WORSENING)
 
     def __str__(self) -> str:
-        if self.window is None and self.notes:
+        if self.state is State.UNRESOLVED and not math.isfinite(self.half_width) and self.notes:
             return f"{self.state.name}: {self.notes[0]}"
         text = f"{self.state.name}: {self.state.value}"
         if math.isfinite(self.change) and math.isfinite(self.half_width):
