@@ -17,7 +17,7 @@ from innerloop.core import tree
 from innerloop.models import MLP
 from innerloop.rules import SGD
 from innerloop.tasks import Sinusoid
-from innerloop.training.config import OptimizerConfig, TrainConfig, ValidationConfig
+from innerloop.training.config import OptimizerConfig, ProbeConfig, TrainConfig, ValidationConfig
 from innerloop.training.fit import Existing, start
 from innerloop.training.folder import RunFolder
 from innerloop.training.loop import Training
@@ -27,7 +27,8 @@ STEPS = 6
 
 def small_config(**changes: Any) -> TrainConfig:
     settings = {"steps": STEPS, "tasks_per_step": 2, "log_every": 2, "seed": 3} | changes
-    return TrainConfig(**{"validation": ValidationConfig(every=2, episodes=3)} | settings)
+    few = {"validation": ValidationConfig(every=2, episodes=3), "probe": ProbeConfig(every=3, tasks=4)}
+    return TrainConfig(**few | settings)
 
 
 def sinusoid_learner() -> ModuleLearner:

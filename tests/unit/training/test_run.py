@@ -14,10 +14,12 @@ from torch import Tensor
 import innerloop as il
 from cases import ROWS, Case
 from innerloop.core.errors import ConfigError, ContractError, DataError
-from innerloop.training.config import OptimizerConfig, TrainConfig, ValidationConfig
+from innerloop.training.config import OptimizerConfig, ProbeConfig, TrainConfig, ValidationConfig
 from innerloop.training.run import Run, load_adapted
 
-QUICK = TrainConfig(steps=2, tasks_per_step=2, validation=ValidationConfig(episodes=2))
+QUICK = TrainConfig(
+    steps=2, tasks_per_step=2, validation=ValidationConfig(episodes=2), probe=ProbeConfig(tasks=4)
+)
 
 
 def run_of(row: str, out: Path | None = None) -> Run:
