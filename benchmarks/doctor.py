@@ -115,7 +115,7 @@ def recall(
 
 def one_dead_seed(seed: int) -> bool:
     """Whether three runs, one of which has dead units, are told to disagree."""
-    plants = [HEALTHY, HEALTHY, FAULTS["dead units"]]
+    plants = [HEALTHY, HEALTHY, dataclasses.replace(HEALTHY, module=FAULTS["dead units"].module)]
     with tempfile.TemporaryDirectory() as scratch:
         histories = []
         for i, plant in enumerate(plants):
