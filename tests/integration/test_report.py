@@ -16,7 +16,11 @@ from innerloop.report.records import read
 from innerloop.report.sections import SECTIONS
 
 TINY = "--steps 60 --tasks-per-step 2 --validation.every 30 --validation.episodes 4 --probe.every 3 --seed 3"
-ASKED = {"families of tasks", "meta-gradient against quotients"}  # of such tasks, or on demand
+ASKED = {
+    "families of tasks",
+    "meta-gradient against quotients",
+    "clipped steps",
+}  # where there is one, or on demand
 RUNS = {
     "MAML on Sinusoid": (
         "--algorithm MAML --tasks Sinusoid --algorithm.inner_steps 2",

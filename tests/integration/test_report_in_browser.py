@@ -20,6 +20,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 KINDS = {"healthy": HEALTHY, "stalled": STALLED, "diverged": DIVERGED, "images": IMAGES}
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+_PATIENCE = 120_000.0  # ms: a page is 5 MB, and a busy machine is not what is tested
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +59,7 @@ class Seen:
             name = place.get_attribute("id")
             drawn = f"#{name}[data-drawn] :is(.trace path, .heatmaplayer image)"
             try:
-                self.page.wait_for_selector(drawn, state="attached", timeout=3000)
+                self.page.wait_for_selector(drawn, state="attached", timeout=_PATIENCE / 10)
             except playwright.TimeoutError:
                 return name
         return ""
@@ -81,7 +82,7 @@ def opened(browser: Any, path: Path, *, size: dict[str, int] = DESKTOP, dark: bo
     seen.page.on("console", lambda line: seen.wrong.append(f"{line.type}: {line.text}"))
     seen.page.on("requestfailed", lambda request: seen.wrong.append(f"failed: {request.url[:80]}"))
     seen.page.on("request", lambda request: seen.wrong.extend(outside(request.url)))
-    seen.page.goto(path.as_uri())
+    seen.page.goto(path.as_uri(), timeout=_PATIENCE)
     return seen
 
 
