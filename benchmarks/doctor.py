@@ -216,10 +216,12 @@ OVERHEAD: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any]]]
 }
 
 
-def overhead(rounds: int, share: float) -> list[Any]:
+def overhead(rounds: int, share: float, only: str | None) -> list[Any]:
     """Seconds of the same training with and without the probe, in turn; whether weights are the same."""
     told = []
     for name, (learner, tasks, outer) in OVERHEAD.items():
+        if only is not None and only not in name:
+            continue
         steps = {"steps": max(60, int(share * outer["steps"]))}
         seconds: dict[str, list[float]] = {"off": [], "standard": []}
         hashes = set()
@@ -286,7 +288,7 @@ def main() -> None:
         if "quadratic" in parts:
             found["quadratic"] = verdicts(pool.map, given.runs)
     if "overhead" in parts:
-        found["overhead"] = overhead(given.rounds, given.share)
+        found["overhead"] = overhead(given.rounds, given.share, given.only)
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
