@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from innerloop import __version__
 from innerloop.core.errors import ConfigError, DataError
+from innerloop.core.files import write_whole
 from innerloop.diagnose.verdict import EPSILON
 from innerloop.report import appendix, head
 from innerloop.report.chart import Chart, thinned
@@ -50,22 +50,14 @@ def write(
 def save(text: str, target: str | os.PathLike[str]) -> Path:
     """Write a page so that the file is either whole or as before; raises `DataError` where that fails."""
     place = Path(target)
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, place)
+        write_whole(place, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise DataError(
             f"cannot write {place}: {error.strerror or error}",
             expected="a writable folder with space left",
             do="choose another --out; the runs are untouched",
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
     return place
 
 

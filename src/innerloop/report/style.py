@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from innerloop.core.errors import DataError
+from innerloop.core.files import write_whole
 
 OURS, LOSS, INK, FAINT = "#1f5fa8", "#7a7f87", "#2b2f36", "#d9dce1"
 #: Colours of the baselines, in order; each also differs by its dashes, for those who see no colour.
@@ -70,21 +68,14 @@ def spread(wanted: list[float], gap: float) -> list[float]:
 
 def save(figure: Figure, target: Path) -> Path:
     """Write a picture so that it is either whole or as before; raises `DataError` where that fails."""
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".png")
-        os.close(handle)
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+        write_whole(
+            target, lambda temporary: figure.savefig(temporary, format="png", metadata={"Software": None})
+        )
     except OSError as error:
         raise DataError(
             f"cannot write {target}: {error.strerror or error}",
             expected="a writable folder with space left",
             do="free space; the run itself is untouched",
         ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
     return target

@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from innerloop.core.errors import ConfigError, ContractError, DataError
+from innerloop.core.files import write_whole
 from innerloop.diagnose.history import PROBE, lines
 
 log = logging.getLogger("innerloop")
@@ -81,7 +81,7 @@ class RunFolder:
         """Write a text file so that it is either whole or as before."""
         target = self.path / name
         with told_as_data_error(target):
-            _atomically(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            write_whole(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return target
 
     def read(self, name: str) -> str:
@@ -117,9 +117,9 @@ class RunFolder:
         data, facts = folder / f"{name}.safetensors", folder / f"{name}.json"
         with told_as_data_error(data):
             # The hash goes into the JSON, which is written last: a cut between the two is detected.
-            _atomically(data, lambda temporary: save_file(tensors, str(temporary)))
+            write_whole(data, lambda temporary: save_file(tensors, str(temporary)))
             facts_text = json.dumps(values | {"sha256": _sha256(data)}, indent=2) + "\n"
-            _atomically(facts, lambda temporary: temporary.write_text(facts_text, encoding="utf-8"))
+            write_whole(facts, lambda temporary: temporary.write_text(facts_text, encoding="utf-8"))
         return data
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -205,20 +205,6 @@ class told_as_data_error:
                 expected="a writable folder with space left",
                 do="free space or choose another --out; the last good checkpoint is untouched",
             ) from error
-
-
-def _atomically(target: Path, write: Any) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        with temporary.open("r+b") as file:  # Windows syncs only what is open for writing
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:
