@@ -45,6 +45,8 @@ _WIDE = 5  # looks between two wide ones
 _SURE = 3  # looks in a row that must agree before training stops
 _FEWEST = 25  # tasks that a look is not made smaller than
 _TIMED = 6  # steps that are timed before it is settled how often to look
+_LONG = 0.1  # seconds of a look at the fewest tasks, above which there are no more than these
+_BRIEF = 2.0  # seconds of a first look, below which warming up is much of it
 _FRESH = 8  # tasks that the noise of the meta-gradient is estimated on
 _KEPT = 0.8  # of the average of the iterates at each look: about the last nine looks
 
@@ -79,6 +81,7 @@ class Watch:
         self._before: dict[str, Tensor] | None = None
         self._told: set[str] = set()
         self._timed: list[float] = []
+        self._first = (0.0, 0.0)
         self.seconds = 0.0
 
     # --- in the life of a run ----------------------------------------------------------------------------
@@ -89,15 +92,22 @@ class Watch:
         if self.folder is not None:
             self.folder.write(PROBE, "")  # a run that was killed before its first checkpoint begins again
             self.history = History(self.history.config, path=self.folder.path)
+        self._fit_tasks(state)
         setup = self._probe.setup()
         rows = [row(0, "trivial", self._probe.trivial(split), split=split) for split in SPLITS]
         found, skipped = leak_rows(state.meta, self._probe)
+        started = time.perf_counter()
         more, others = self._dynamics(path, state)
+        close = time.perf_counter() - started
         later = {"quotient": "asked by 'innerloop doctor --preflight' alone: it takes float64 and some time"}
         setup = noted(setup, skipped | others | later) | {"every": self._every, "wide": _WIDE}
         setup |= {"exact": path.exact, "first_order": getattr(path, "first_order", False)}
         self._write([{"step": 0, "name": "setup", "value": setup}, *rows, *found, *more])
-        self._write(self._probe.look(state.meta, 0) + self._probe.wide(state.meta, 0, average=None))
+        started = time.perf_counter()
+        self._write(self._probe.look(state.meta, 0))
+        between = time.perf_counter()
+        self._write(self._probe.wide(state.meta, 0, average=None))
+        self._first = (between - started, time.perf_counter() - between + close)
         self._judge(wide=True)
 
     def go_on(self, tensors: dict[str, Tensor]) -> None:
@@ -149,10 +159,25 @@ class Watch:
     def _wide_due(self, step: int) -> bool:
         return step == self.config.steps or (self._every is not None and step % (self._every * _WIDE) == 0)
 
+    def _fit_tasks(self, state: TrainState) -> None:
+        """Fewer tasks where looking at few takes long; there is no step yet to compare that with."""
+        if self._every is not None:
+            return  # what is asked for does not depend on the machine
+        few = self._sized(
+            {"val": min(_FEWEST, self._probe.val), "train": min(_FEWEST // 2, self._probe.train)}
+        )
+        few.look(state.meta, 0)  # the first call of many an operator is slow
+        started = time.perf_counter()
+        few.look(state.meta, 0)
+        if time.perf_counter() - started > _LONG:
+            self._probe = few
+
     def _settle(self, state: TrainState, path: MetaGradient) -> None:
         """After a few steps: how often to look, so that looking takes its share of the time and no more."""
         step_time = statistics.median(self._timed[1:])  # the first may have compiled
-        look, wide = self._look(state, path, wide=True, last=False)
+        look, wide = self._first
+        if look + wide < _BRIEF:  # it was mostly warming up; one that took long is measure enough
+            look, wide = self._look(state, path, wide=True, last=False)
         tasks = self._probe.val
         while tasks > _FEWEST and (look + wide / _WIDE) * _ENOUGH > _SHARE * step_time * self.config.steps:
             tasks, look, wide = tasks // 2, look / 2, wide / 2

@@ -302,7 +302,7 @@ def timed(
         own = getattr(cls, name)
 
         def longer(self: Any, *args: Any, **settings: Any) -> Any:
-            clock.now += seconds
+            clock.now += seconds * (self.val / 60 if isinstance(self, Probe) else 1.0)
             return own(self, *args, **settings)
 
         monkeypatch.setattr(cls, name, longer)
