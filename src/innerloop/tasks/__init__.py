@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from innerloop.tasks.quadratics import Quadratics
     from innerloop.tasks.sinusoid import Sinusoid
     from innerloop.tasks.sinusoid_and_line import SinusoidAndLine
+    from innerloop.tasks.task_stream import TaskStream
 
 #: Name of the class and of the flag -> its file. Adding a source is its file, and its line here.
 REGISTRY: dict[str, str] = {
@@ -44,6 +45,7 @@ REGISTRY: dict[str, str] = {
     "Quadratics": "quadratics",
     "Sinusoid": "sinusoid",
     "SinusoidAndLine": "sinusoid_and_line",
+    "TaskStream": "task_stream",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "Sinusoid",
     "SinusoidAndLine",
     "TaskSource",
+    "TaskStream",
 ]
 
 

@@ -32,6 +32,9 @@ class Mixture:
             name alone, or in Python an object.
         weights: how often each is drawn, >= 0, in any unit; None is equally often.
 
+    Attributes:
+        parts: the sources, built.
+
     Raises:
         ConfigError: fewer than two sources, one that is unknown or unfit, or weights that are.
 
@@ -50,9 +53,9 @@ class Mixture:
                 do="list the sources in a YAML file (--config), or in Python",
             )
         self.sources, self.weights = list(sources), None if weights is None else list(weights)
-        self._parts = [_built(source) for source in sources]
+        self.parts = [_built(source) for source in sources]
         self._bounds = np.cumsum(_shares(weights, len(sources)))
-        self._spec = _common([part.spec for part in self._parts], list(map(_told, sources)))
+        self._spec = _common([part.spec for part in self.parts], list(map(told, sources)))
 
     @property
     def spec(self) -> TaskSpec:
@@ -64,7 +67,7 @@ class Mixture:
         A generator would have moved on in between: `rng` has to be an int.
         """
         drawn = uniform(fold(split_keys(split, num_tasks, rng), _FAMILY), 1)[:, 0]
-        last = len(self._parts) - 1
+        last = len(self.parts) - 1
         return np.minimum(np.searchsorted(self._bounds, drawn, side="right"), last).tolist()
 
     def sample(self, split: Split, num_tasks: int, rng: Rng) -> Episode:
@@ -74,7 +77,7 @@ class Mixture:
         place = np.argsort(families, kind="stable")
         parts = [
             part.sample(split, count, key(base, "family", number))
-            for number, part in enumerate(self._parts)
+            for number, part in enumerate(self.parts)
             if (count := int((families == number).sum()))
         ]
         back = torch.from_numpy(np.argsort(place, kind="stable"))
@@ -103,7 +106,7 @@ class Mixture:
         self, *, ways: int | None = None, shots: int | None = None, queries: int | None = None
     ) -> Self:
         """The same families with other sizes at test; training keeps its sizes."""
-        parts = [part.resized(ways=ways, shots=shots, queries=queries) for part in self._parts]
+        parts = [part.resized(ways=ways, shots=shots, queries=queries) for part in self.parts]
         return type(self)(parts, self.weights)
 
     @classmethod
@@ -162,7 +165,8 @@ def _shares(weights: Any, count: int) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def _told(source: Any) -> str:
+def told(source: Any) -> str:
+    """What a source is called, as it was given."""
     if isinstance(source, Mapping):
         return str(source["name"])
     return source if isinstance(source, str) else type(source).__name__
