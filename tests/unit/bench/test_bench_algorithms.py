@@ -56,6 +56,7 @@ def test_a_row_tells_what_was_done(strokes: None, tmp_path: Path) -> None:
     assert row in list(compare_algorithms(["ProtoNet"], budget, out=tmp_path)), "made twice"
 
 
+@pytest.mark.slow
 def test_one_that_starts_from_another_trains_that_one_first(strokes: None, tmp_path: Path) -> None:
     name = next(name for name, entry in ENTRIES.items() if "pretrain" in entry)
     row = trained_and_judged(name, Budget(minutes=0.1, threads=1, episodes=5), str(tmp_path))

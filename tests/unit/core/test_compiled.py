@@ -74,7 +74,11 @@ def test_a_graph_gives_the_numbers_of_the_code(path: MetaGradient, traced_only: 
     assert compiler_of(learner).failure is None
 
 
-@pytest.mark.parametrize("path", [Truncated(last=1, horizon=9), Evolution(horizon=9)], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [Truncated(last=1, horizon=9), pytest.param(Evolution(horizon=9), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_carried_unroll_runs_on_one_graph(path: MetaGradient, traced_only: list[Any]) -> None:
     learner, meta, episodes = learner_and_tasks(steps=2)
     carry = other = None
@@ -124,6 +128,7 @@ def _deviation(kind: type[MAML]) -> float:
     )
 
 
+@pytest.mark.slow
 def test_steps_that_differ_get_graphs_of_their_own(traced_only: list[Any]) -> None:
     assert _deviation(_FasterEveryStep) < 1e-12
     assert _deviation(_PosesAsAlike) > 1e-3, "planted: one graph served for steps that differ"

@@ -24,9 +24,8 @@ from unit.gradients.quadratics import Proximal, Pulled, pulls, regressions
 
 
 def slow_if_alike(case: Case) -> Any:
-    """Every case is asked; those that differ little from another one in what is checked here are slow."""
-    alike = case.batch_norm == "transductive" or (case.network == "batch" and case.algorithm == "ANIL")
-    alike = alike or (case.batch_norm == "running" and case.algorithm == "MAML")
+    """Every case is asked; quick are all on a small network, and one on each: the battery asks the rest too."""
+    alike = case.network != "mlp" and (case.algorithm != "MAML" or case.batch_norm != "support")
     return pytest.param(case, marks=[pytest.mark.slow] if alike else [], id=str(case))
 
 
