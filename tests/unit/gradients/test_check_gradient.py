@@ -24,7 +24,7 @@ from unit.gradients.quadratics import Proximal, Pulled, pulls, regressions
 
 
 def slow_if_alike(case: Case) -> Any:
-    """Every case is asked; quick are all on a small network, and one on each: the battery asks the rest too."""
+    """Every case is asked; quick are all on a small network, and one on each. The battery asks the rest."""
     alike = case.network != "mlp" and (case.algorithm != "MAML" or case.batch_norm != "support")
     return pytest.param(case, marks=[pytest.mark.slow] if alike else [], id=str(case))
 
