@@ -82,9 +82,9 @@ def attacked_queries(
 
     def loss(x: Tensor) -> Tensor:
         outputs = learner.predict(meta, fast, x)
-        return (
-            loss_value("mse", outputs, query.y) if learner.loss == "mse" else _odds(outputs, query.y).mean()
-        )
+        if learner.loss == "mse":
+            return loss_value("mse", outputs, query.y)
+        return _odds(outputs, query.y).mean()
 
     return Batch(_ascended(loss, query.x, attack, key), query.y)
 
@@ -117,9 +117,8 @@ def attacked_supports(
         outputs = learner.predict(meta, fast, query.x)
         if learner.loss == "mse":
             return loss_value("mse", outputs, query.y)
-        return softplus(
-            _odds(outputs, query.y)
-        ).mean()  # the cross-entropy, without cancellation where it is small
+        # The cross-entropy, without cancellation where it is small.
+        return softplus(_odds(outputs, query.y)).mean()
 
     return Episode(Batch(_ascended(loss, support.x, attack, key), support.y), query)
 
