@@ -25,10 +25,11 @@ FILES = (
 )
 _CONFIG = "training/config.py"
 _GROUPS = {
-    "optimizer": "OptimizerConfig",
-    "objective": "ObjectiveConfig",
-    "validation": "ValidationConfig",
-    "probe": "ProbeConfig",
+    "optimizer": (_CONFIG, "OptimizerConfig"),
+    "objective": (_CONFIG, "ObjectiveConfig"),
+    "retain": ("training/retain/config.py", "RetainConfig"),
+    "validation": (_CONFIG, "ValidationConfig"),
+    "probe": (_CONFIG, "ProbeConfig"),
 }
 _NAMED = (*KINDS, "optimizer")
 
@@ -39,8 +40,8 @@ def outer_loop() -> dict[str, Argument]:
     for name, argument in described.read_class(_CONFIG, "TrainConfig").arguments.items():
         if name not in _GROUPS:
             result[name] = argument
-    for group, cls in _GROUPS.items():
-        for name, argument in described.read_class(_CONFIG, cls).arguments.items():
+    for group, (file, cls) in _GROUPS.items():
+        for name, argument in described.read_class(file, cls).arguments.items():
             result[f"{group}.{name}"] = argument
     return result
 

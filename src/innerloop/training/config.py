@@ -12,6 +12,7 @@ from innerloop.core.errors import ConfigError, check_count, check_range, nearest
 from innerloop.core.vectorise import check_axis
 from innerloop.training.components import Plain, converted
 from innerloop.training.paths import GradientChoice, as_gradient, plain
+from innerloop.training.retain.config import RetainConfig
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 Aggregate: TypeAlias = Literal["mean", "DualProj", "IMTLG", "MGDA", "PCGrad", "UPGrad"]
@@ -213,6 +214,7 @@ class TrainConfig:
         log: `none`, or `tensorboard` for event files in the run folder.
         optimizer: the outer optimizer, its schedule, and bounds on its gradient.
         objective: what of the tasks' losses is minimised.
+        retain: what is done against forgetting earlier tasks.
         validation: how often the run is judged, and on how many tasks.
         probe: what is measured for the verdict and the doctor.
         stop: `never` before the last step, or `when-converged`: as soon as the verdict is CONVERGED or
@@ -235,6 +237,7 @@ class TrainConfig:
     log: Literal["none", "tensorboard"] = "none"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    retain: RetainConfig = field(default_factory=RetainConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     stop: Literal["never", "when-converged"] = "never"

@@ -71,7 +71,7 @@ class Training:
         self.learner, self.tasks, self.config, self.folder = learner, tasks, config, folder
         learner.to(config.device)
         self.untrained: Meta = learner.init(generator(config.seed, "init"))
-        self.state = new_state(begin or self.untrained, config.optimizer, config.device)
+        self.state = new_state(begin or self.untrained, config)
         self.best_meta: Meta | None = None
         self.seconds = 0.0
         self.events = EventFiles(folder, config.log)

@@ -24,7 +24,7 @@ def preflight(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     """The records of a first look, and of the meta-gradient beside difference quotients; trains nothing."""
     check_fit(learner, tasks, config)
     learner.to(config.device)
-    state = new_state(learner.init(generator(config.seed, "init")), config.optimizer, config.device)
+    state = new_state(learner.init(generator(config.seed, "init")), config)
     path = as_gradient(config.gradient) or learner.gradient
     watch = Watch(learner, tasks, config, folder=None)
     watch.begin(state, path)

@@ -12,7 +12,8 @@ from innerloop.core import tree
 from innerloop.core.errors import ContractError
 from innerloop.core.types import Meta, Tree
 from innerloop.gradients.base import Carry, learned
-from innerloop.training.config import OptimizerConfig
+from innerloop.training.config import OptimizerConfig, TrainConfig
+from innerloop.training.retain.retention import Retention, retention
 
 
 @dataclass
@@ -28,6 +29,7 @@ class TrainState:
         best: validation score and step of the best look so far, or None.
         carry: what the gradient path goes on from: a tree of tensors, or None.
         average: the moving average of `meta` over outer steps; None where none is kept.
+        retention: what is done against forgetting, with what it keeps of the past; None where nothing is.
     """
 
     step: int
@@ -39,6 +41,7 @@ class TrainState:
     best: tuple[float, int] | None = None
     carry: Carry = None
     average: Meta | None = None
+    retention: Retention | None = None
 
     @property
     def judged(self) -> Meta:
@@ -46,11 +49,12 @@ class TrainState:
         return self.meta if self.average is None else self.average
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by path: `meta/...`, `average/...`, `optimizer/<leaf>/...` and `carry/...`."""
+        """Tensors by path: `meta/...`, `average/...`, `optimizer/<leaf>/...`, `carry/...`, `retain/...`."""
         found = tree.flatten(self.meta, "meta") | tree.flatten(self.average or {}, "average")
         for index, slots in self.optimizer.state_dict()["state"].items():
             for name, value in slots.items():
                 found[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
+        found |= {} if self.retention is None else self.retention.tensors()
         found = {path: leaf.detach().contiguous() for path, leaf in found.items()}
         # Leaves of a carry may share memory (a task's inputs, an expanded tensor), which files cannot.
         carry = {} if self.carry is None else tree.flatten(self.carry, "carry", empties=True)
@@ -58,13 +62,15 @@ class TrainState:
 
     def values(self) -> dict[str, Any]:
         """Everything else, as plain values; floats survive JSON exactly."""
-        return {
+        more = {} if self.retention is None else {"retain": self.retention.values()}
+        more |= {} if self.carry is None else {"carry": _shape(self.carry)}
+        return more | {
             "step": self.step,
             "window": self.window,
             "failed_tasks": self.failed_tasks,
             "clipped": self.clipped,
             "best": None if self.best is None else list(self.best),
-        } | ({} if self.carry is None else {"carry": _shape(self.carry)})
+        }
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what `tensors` and `values` of an equally configured run hold, in place.
@@ -89,6 +95,8 @@ class TrainState:
         self.failed_tasks, self.clipped = values["failed_tasks"], values.get("clipped", 0)
         self.best = None if values["best"] is None else tuple(values["best"])
         device = tree.leaves(self.meta)[0].device
+        if self.retention is not None:
+            self.retention.restore(tensors, values.get("retain", {}), device)
         shape = values.get("carry")
         self.carry = None if shape is None else _filled(shape, tensors, device)
 
@@ -128,11 +136,15 @@ def check_leaves(stored: dict[str, Tensor], meta: Meta, what: str) -> None:
             )
 
 
-def new_state(meta: Meta, config: OptimizerConfig, device: torch.device | str) -> TrainState:
+def new_state(meta: Meta, config: TrainConfig) -> TrainState:
     """The state before the first step."""
-    meta = tree.map(lambda leaf: leaf.detach().to(device, copy=True), meta)
-    average = None if config.average is None else tree.map(torch.clone, meta)
-    return TrainState(0, meta, make_optimizer(config, tree.leaves(learned(meta))), average=average)
+    meta = tree.map(lambda leaf: leaf.detach().to(config.device, copy=True), meta)
+    average = None if config.optimizer.average is None else tree.map(torch.clone, meta)
+    optimizer = make_optimizer(config.optimizer, tree.leaves(learned(meta)))
+    kept = retention(config.retain, config.seed)
+    if kept is not None and config.start is not None:
+        kept.anchored(meta)
+    return TrainState(0, meta, optimizer, average=average, retention=kept)
 
 
 def make_optimizer(config: OptimizerConfig, leaves: list[Tensor]) -> torch.optim.Optimizer:

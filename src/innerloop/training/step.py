@@ -23,6 +23,7 @@ from innerloop.training.averaging import average_in
 from innerloop.training.config import OptimizerConfig, Precision, TrainConfig
 from innerloop.training.joint import Joint
 from innerloop.training.objective import gradient_at, task_weights
+from innerloop.training.retain.base import Moment
 from innerloop.training.state import TrainState
 
 _STATISTICS_MOMENTUM = 0.1  # torch's own default for BatchNorm
@@ -43,10 +44,18 @@ def outer_step(
 ) -> Record:
     """Advance `state` by one outer step. The tasks are those of (seed, step), whatever went before."""
     num = config.objective.candidates(config.tasks_per_step, state.step / config.steps)
-    episodes = tasks_of(learner, tasks, config, state.step, num)
-    families = None if learner.pooled else families_of(tasks, num, key(config.seed, "tasks", state.step))
+    episodes, families = drawn(learner, tasks, config, state.step, num)
     record = meta_step(state, learner, episodes, engine, config, families)
     state.step += 1
+    if (
+        state.retention is not None
+        and state.retention.takes_stock
+        and state.step in stage_ends(tasks, config)
+    ):
+        place = key(config.seed, "stage", state.step)
+        episodes, families = drawn(learner, tasks, config, state.step - 1, config.retain.ewc_tasks, place)
+        moment = _moment(state, learner, episodes, families, engine, config)
+        state.retention.stage_ended(moment)
     return record
 
 
@@ -57,9 +66,37 @@ def tasks_of(
 
     There are `tasks_per_step` of them, or `num`, of which those are the first.
     """
-    num, place = num or config.tasks_per_step, key(config.seed, "tasks", step)
-    episodes = tasks.pooled(num, place) if learner.pooled else tasks.sample("train", num, place)
-    return to_device(episodes, config.device)
+    return drawn(learner, tasks, config, step, num or config.tasks_per_step)[0]
+
+
+def drawn(
+    learner: ModuleLearner,
+    tasks: TaskSource,
+    config: TrainConfig,
+    step: int,
+    num: int,
+    place: int | None = None,
+) -> tuple[Episode, Sequence[int] | None]:
+    """`num` training tasks as they come at an outer step, with their families.
+
+    Args:
+        place: a key for other tasks than those of the step.
+    """
+    now = source_at(tasks, step / config.steps)
+    place = key(config.seed, "tasks", step) if place is None else place
+    episodes = now.pooled(num, place) if learner.pooled else now.sample("train", num, place)
+    return to_device(episodes, config.device), None if learner.pooled else families_of(now, num, place)
+
+
+def source_at(tasks: TaskSource, progress: float) -> TaskSource:
+    """Where tasks come from at a point of training: a stream changes, any other source is always the same."""
+    at = getattr(tasks, "at", None)
+    return tasks if at is None else at(min(progress, 1.0 - 1e-9))
+
+
+def stage_ends(tasks: TaskSource, config: TrainConfig) -> list[int]:
+    """The outer steps after which a stage of a stream is over; none for any other source."""
+    return [round(stage.end * config.steps) for stage in getattr(tasks, "stages", [])]
 
 
 def families_of(tasks: TaskSource, num: int, place: int) -> Sequence[int] | None:
@@ -132,23 +169,54 @@ def meta_step(
     families: Sequence[int] | None = None,
 ) -> Record:
     """Move the meta-parameters along the meta-gradient of some tasks; not at all if most of them failed."""
+    place, kept = key(config.seed, "retain", state.step), state.retention
+    fresh, own = episodes, list(families) if families is not None else [0] * num_tasks(episodes)
+    if kept is not None:
+        episodes, mixed = kept.mixed(fresh, own, place)
+        families = None if families is None else mixed
     grads, carry, record = gradient_of(state, learner, episodes, engine, config, families)
     if record.mostly_failed:
         return record
     state.carry = carry
+    followed, before = grads, {}
+    if kept is not None:
+        followed = kept.changed(grads, _moment(state, learner, fresh, own, engine, config))
+        before = tree.map(lambda leaf: leaf.detach().clone(), learned(state.meta))
     leaves = tree.leaves(learned(state.meta))
-    for leaf, grad in zip(leaves, tree.leaves(learned(grads)), strict=True):
+    for leaf, grad in zip(leaves, tree.leaves(learned(followed)), strict=True):
         leaf.grad = _regularised(grad, leaf, config.optimizer)
     state.clipped += _clip(leaves, config.optimizer)
     for group in state.optimizer.param_groups:
         group["lr"] = config.optimizer.rate(state.step, config.steps)
     state.optimizer.step()
     state.optimizer.zero_grad()
+    if kept is not None:
+        kept.stepped(grads, before, learned(state.meta), fresh, own)
     if record.statistics:
         _average(state.meta[STATISTICS], record.statistics)
     if state.average is not None and config.optimizer.average is not None:
         average_in(state.average, state.meta, config.optimizer.average, state.step + 1)
     return record
+
+
+def _moment(
+    state: TrainState,
+    learner: ModuleLearner,
+    tasks: Episode,
+    families: Sequence[int] | None,
+    engine: Engine,
+    config: TrainConfig,
+) -> Moment:
+    """This outer step, as remedies against forgetting see it."""
+    place, progress = key(config.seed, "retain", state.step), state.step / config.steps
+    engine = replace(engine, gradient=gradient_at(engine.gradient, config.objective, progress))
+
+    def gradient(episodes: Episode) -> Meta:
+        with running_in(progress=progress):
+            return estimated(engine, learner, state.meta, episodes, key=place)[0]
+
+    own = [0] * num_tasks(tasks) if families is None else list(families)
+    return Moment(learner, state.meta, gradient, tasks, own, place)
 
 
 def to_device(episodes: Episode, device: torch.device | str) -> Episode:

@@ -39,6 +39,7 @@ from innerloop.training.step import families_of, to_device
 
 WORST = "worst-tasks.json"
 _SHARE = 0.08  # of the training time that may go into looking; a tenth, with room for what is not foreseen
+_LEAST = 0.04  # of it that goes into the looks on the way, however long the first and the last one take
 _MOST = 200  # looks of a whole run
 _ENOUGH = 32  # looks that a verdict needs; with fewer, a look is made smaller
 _WIDE = 5  # looks between two wide ones
@@ -82,6 +83,7 @@ class Watch:
         self._told: set[str] = set()
         self._timed: list[float] = []
         self._first = (0.0, 0.0)
+        self._began = time.perf_counter()
         self.seconds = 0.0
 
     # --- in the life of a run ----------------------------------------------------------------------------
@@ -89,6 +91,7 @@ class Watch:
     @random_states_kept()
     def begin(self, state: TrainState, path: MetaGradient) -> None:
         """What is asked once, and the first look, before any step."""
+        self._began = time.perf_counter()
         if self.folder is not None:
             self.folder.write(PROBE, "")  # a run that was killed before its first checkpoint begins again
             self.history = History(self.history.config, path=self.folder.path)
@@ -178,10 +181,14 @@ class Watch:
         look, wide = self._first
         if look + wide < _BRIEF:  # it was mostly warming up; one that took long is measure enough
             look, wide = self._look(state, path, wide=True, last=False)
-        tasks = self._probe.val
-        while tasks > _FEWEST and (look + wide / _WIDE) * _ENOUGH > _SHARE * step_time * self.config.steps:
-            tasks, look, wide = tasks // 2, look / 2, wide / 2
-        every = (look + wide / _WIDE) / (_SHARE * step_time)
+        tasks, whole = self._probe.val, step_time * self.config.steps
+        spent = time.perf_counter() - self._began - sum(self._timed)
+        ends = spent + look + wide  # the first looks, and the last one
+        rest = max(_SHARE * whole - ends, _LEAST * whole)
+        while tasks > _FEWEST and (look + wide / _WIDE) * _ENOUGH > rest:
+            fewer = max(_FEWEST, tasks // 2)
+            tasks, look, wide = fewer, look * fewer / tasks, wide * fewer / tasks
+        every = (look + wide / _WIDE) * self.config.steps / rest
         self._every = max(1, math.ceil(every), -(-self.config.steps // _MOST))
         setup = self.history.setup | {"every": self._every, "val": tasks, "train": max(2, tasks // 2)}
         self._probe = self._sized(setup)

@@ -47,7 +47,7 @@ def test_every_setting_of_the_outer_loop_is_an_option() -> None:
     }
     assert set(settings.outer_loop()) == dotted
     switches = {name for name in dotted if settings.takes(name) == "maybe"}
-    assert switches == {"objective.normalise"}
+    assert switches == {"objective.normalise", "retain.project"}
     assert all(settings.takes(name) == "value" for name in dotted - switches)
 
 

@@ -38,7 +38,7 @@ def test_a_step_in_chunks_is_the_step_of_all_tasks(path: Unrolled | Recompute, s
     for axis in ("vmap", size):
         config = TrainConfig(optimizer=OptimizerConfig("SGD", lr=0.1))
         meta = tree.map(torch.Tensor.double, learner().init(torch.Generator().manual_seed(0)))
-        states.append(new_state(meta, config.optimizer, "cpu"))
+        states.append(new_state(meta, config))
         meta_step(states[-1], learner(), tasks(), Engine(path, axis), config)
     close(states[1].meta, states[0].meta, 1e-10)
 

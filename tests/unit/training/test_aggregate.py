@@ -88,7 +88,7 @@ def test_the_order_in_which_conflicts_are_resolved_comes_from_the_key() -> None:
 
 def step_gradient(case: Case, name: str, families: list[int] | None, **changes: Any) -> tuple[Meta, Any]:
     config = small_config(optimizer=OptimizerConfig(aggregate=name), tasks_per_step=4, **changes)  # pyright: ignore
-    state = new_state(case.meta(), config.optimizer, "cpu")
+    state = new_state(case.meta(), config)
     given = (state, case.learner(), case.episodes(), Engine(Unrolled(), "vmap"), config)
     grads, _, record = gradient_of(*given, families)
     return grads, record

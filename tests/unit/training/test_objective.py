@@ -43,7 +43,7 @@ def found(case: Case, step: int = 0, *, tasks_per_step: int = 4, tasks: int = 4,
     """The gradient of an objective at a step of ten, and the record."""
     given = ObjectiveConfig(**settings)
     config = small_config(steps=10, tasks_per_step=tasks_per_step, objective=given)
-    state = new_state(case.meta(), config.optimizer, "cpu")
+    state = new_state(case.meta(), config)
     state.step = step
     engine = Engine(case.learner().gradient, "vmap")
     grads, _, record = gradient_of(state, case.learner(), case.episodes(tasks), engine, config)
@@ -192,7 +192,7 @@ def test_a_failed_task_is_chosen_last_and_most_failing_are_no_choice() -> None:
 
 def test_a_step_in_which_most_tasks_fail_says_so_whatever_is_chosen() -> None:
     config = small_config(objective=ObjectiveConfig(worst=0.25))
-    state = new_state(MAML.meta(), config.optimizer, "cpu")
+    state = new_state(MAML.meta(), config)
     bad = Episode(*(Batch(torch.full_like(b.x, torch.inf), b.y) for b in MAML.episodes()))
     _, _, record = gradient_of(state, MAML.learner(), bad, Engine(Unrolled()), config)
     assert record.mostly_failed
@@ -282,7 +282,7 @@ def test_first_order_gradients_come_first_and_exact_ones_then(path: Any, row: st
 
     def at(step: int) -> Meta:
         config = small_config(steps=10, objective=ObjectiveConfig(first_order_until=0.3))
-        state = new_state(case.meta(), config.optimizer, "cpu")
+        state = new_state(case.meta(), config)
         state.step = step
         return gradient_of(state, case.learner(), case.episodes(), Engine(path, "vmap"), config)[0]
 

@@ -26,7 +26,7 @@ from unit.training.resuming import small_config
 
 def stepped(case: Case, **optimizer: Any) -> tuple[TrainState, Any, Any]:
     config = small_config(optimizer=OptimizerConfig(**optimizer))
-    state = new_state(case.meta(), config.optimizer, "cpu")
+    state = new_state(case.meta(), config)
     record = meta_step(state, case.learner(), case.episodes(), Engine(case.learner().gradient), config)
     return state, record, config
 
@@ -68,7 +68,7 @@ def test_the_caller_s_meta_is_not_trained() -> None:
     before = tree.map(torch.clone, meta)
     config = small_config()
     meta_step(
-        new_state(meta, config.optimizer, "cpu"),
+        new_state(meta, config),
         case.learner(),
         case.episodes(),
         Engine(case.learner().gradient),
@@ -82,7 +82,7 @@ def test_running_statistics_are_torch_s_own_after_a_step_of_one_task() -> None:
     net = nn.Sequential(nn.Conv2d(1, 3, 3, stride=4), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten()).double()
     learner = ProtoNet(net, batch_norm="running")
     config = small_config()
-    state = new_state(learner.init(torch.Generator()), config.optimizer, "cpu")
+    state = new_state(learner.init(torch.Generator()), config)
     tasks = images(1)
     record = meta_step(state, learner, tasks, Engine(learner.gradient), config)
     net.train()(torch.cat([tasks.support.x[0], tasks.query.x[0]]))  # the joint pass, as torch would keep it
@@ -121,7 +121,7 @@ def test_running_statistics_are_used_in_evaluation() -> None:
 def test_a_step_in_which_most_tasks_fail_moves_nothing() -> None:
     case = Case("MAML", "mlp")
     config = small_config()
-    state = new_state(case.meta(), config.optimizer, "cpu")
+    state = new_state(case.meta(), config)
     before = tree.map(torch.clone, state.meta)
     bad = Episode(*(Batch(torch.full_like(b.x, torch.inf), b.y) for b in case.episodes()))
     record = meta_step(state, case.learner(), bad, Engine(case.learner().gradient), config)
