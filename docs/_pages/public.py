@@ -37,6 +37,7 @@ RESULTS = (
     "training.config.TrainConfig",
     "training.config.OptimizerConfig",
     "training.config.ObjectiveConfig",
+    "training.adversary.AdversaryConfig",
     "training.config.ValidationConfig",
     "training.config.ProbeConfig",
     "training.adapted.Adapted",

@@ -28,6 +28,7 @@ _GROUPS = {
     "optimizer": (_CONFIG, "OptimizerConfig"),
     "objective": (_CONFIG, "ObjectiveConfig"),
     "retain": ("training/retain/config.py", "RetainConfig"),
+    "adversary": ("training/adversary.py", "AdversaryConfig"),
     "validation": (_CONFIG, "ValidationConfig"),
     "probe": (_CONFIG, "ProbeConfig"),
 }

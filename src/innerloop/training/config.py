@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from innerloop.core.errors import ConfigError, check_count, check_range, nearest, unknown
 from innerloop.core.vectorise import check_axis
+from innerloop.training.adversary import AdversaryConfig
 from innerloop.training.components import Plain, converted
 from innerloop.training.paths import GradientChoice, as_gradient, plain
 from innerloop.training.retain.config import RetainConfig
@@ -215,6 +216,7 @@ class TrainConfig:
         optimizer: the outer optimizer, its schedule, and bounds on its gradient.
         objective: what of the tasks' losses is minimised.
         retain: what is done against forgetting earlier tasks.
+        adversary: whether training tasks are attacked, so that small changes of an input change no answer.
         validation: how often the run is judged, and on how many tasks.
         probe: what is measured for the verdict and the doctor.
         stop: `never` before the last step, or `when-converged`: as soon as the verdict is CONVERGED or
@@ -238,6 +240,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     retain: RetainConfig = field(default_factory=RetainConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     stop: Literal["never", "when-converged"] = "never"

@@ -18,6 +18,7 @@ from innerloop.core.types import Batch, Episode, Meta
 from innerloop.core.vectorise import TasksAxis, num_tasks
 from innerloop.gradients.base import Carry, MetaGradient, Record, learned
 from innerloop.tasks.base import TaskSource
+from innerloop.training.adversary import attacked
 from innerloop.training.aggregate import by_family
 from innerloop.training.averaging import average_in
 from innerloop.training.config import OptimizerConfig, Precision, TrainConfig
@@ -140,6 +141,9 @@ def gradient_of(
     place = key(config.seed, "inner", state.step)
     engine = replace(engine, gradient=gradient_at(engine.gradient, objective, progress))
     with running_in(progress=progress):
+        with running_in(precision=_precision(engine)):
+            how = {"place": place, "axis": engine.axis}
+            episodes = attacked(learner, state.meta, episodes, config.adversary, **how)
         weights = None
         if objective.chooses:
             keep = config.tasks_per_step if objective.curriculum else num_tasks(episodes)
