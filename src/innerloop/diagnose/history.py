@@ -18,7 +18,7 @@ from innerloop.diagnose.finding import NotEvaluated
 
 PROBE = "probe.jsonl"
 #: What a record is found by, beside its name.
-PLACE = ("split", "inner_step", "layer", "scale")
+PLACE = ("split", "inner_step", "layer", "scale", "family")
 
 Values = NDArray[np.float64]
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ class History:
         metrics: the lines of `metrics.jsonl`.
         rows: the lines of `probe.jsonl`: `step`, `name`, and `values` (a list) or `value` (a number, or a
             mapping),
-            and where it applies `split`, `inner_step`, `layer`, `scale`.
+            and where it applies `split`, `inner_step`, `layer`, `scale`, `family`.
         path: the run folder, or None.
     """
 

@@ -221,9 +221,11 @@ def row(
     inner_step: int | None = None,
     layer: str | None = None,
     scale: float | None = None,
+    family: str | None = None,
 ) -> Row:
     """One line of records; not-finite numbers become None, others keep seven significant digits."""
     place = {"split": split, "inner_step": inner_step, "layer": layer, "scale": scale}
+    place |= {"family": family}
     shown = [float(f"{v:.7g}") if math.isfinite(v) else None for v in values]
     return (
         {"step": step, "name": name} | {k: v for k, v in place.items() if v is not None} | {"values": shown}

@@ -17,16 +17,19 @@ from innerloop.core import tree
 from innerloop.core.mode import running_in
 from innerloop.core.rng import key
 from innerloop.core.types import Meta
-from innerloop.diagnose.finding import Finding, Severity
+from innerloop.core.vectorise import take
+from innerloop.diagnose.finding import Finding, NotEvaluated, Severity
 from innerloop.diagnose.history import PROBE, History, lines
 from innerloop.diagnose.keeper import earliest_best
 from innerloop.diagnose.rules import RULES
 from innerloop.diagnose.verdict import Verdict, judge
 from innerloop.gradients.base import MetaGradient, learned
 from innerloop.measure.dynamics import FEW, Dynamics, noted
+from innerloop.measure.families import Families
 from innerloop.measure.preflight import leak_rows
 from innerloop.measure.probe import SPLITS, Probe, Row, row
 from innerloop.measure.randomness import random_states_kept
+from innerloop.measure.sequential import sequential, sequential_rows
 from innerloop.measure.worst import worst_tasks
 from innerloop.tasks.base import TaskSource
 from innerloop.training.config import TrainConfig
@@ -35,7 +38,7 @@ from innerloop.training.experiment import describe
 from innerloop.training.folder import RunFolder
 from innerloop.training.objective import gradient_at, inverse_trivial
 from innerloop.training.state import TrainState
-from innerloop.training.step import families_of, to_device
+from innerloop.training.step import families_of, source_at, to_device
 
 WORST = "worst-tasks.json"
 _SHARE = 0.08  # of the training time that may go into looking; a tenth, with room for what is not foreseen
@@ -49,6 +52,7 @@ _TIMED = 6  # steps that are timed before it is settled how often to look
 _LONG = 0.1  # seconds of a look at the fewest tasks, above which there are no more than these
 _BRIEF = 2.0  # seconds of a first look, below which warming up is much of it
 _FRESH = 8  # tasks that the noise of the meta-gradient is estimated on
+_IN_A_ROW = 5  # tasks that are adapted to one after another, where they are of no families
 _KEPT = 0.8  # of the average of the iterates at each look: about the last nine looks
 
 
@@ -77,6 +81,7 @@ class Watch:
         self.history = History(describe(learner, tasks, config).to_dict(), path=folder and folder.path)
         self.verdict: Verdict | None = None
         self.found: tuple[Finding, ...] = ()
+        self._families = Families.of(learner, tasks, config.steps, config.tasks_per_step, axis)
         self._every: int | None = config.probe.every
         self._average: Meta | None = None
         self._before: dict[str, Tensor] | None = None
@@ -105,6 +110,9 @@ class Watch:
         later = {"quotient": "asked by 'innerloop doctor --preflight' alone: it takes float64 and some time"}
         setup = noted(setup, skipped | others | later) | {"every": self._every, "wide": _WIDE}
         setup |= {"exact": path.exact, "first_order": getattr(path, "first_order", False)}
+        if self._families is not None:
+            setup |= self._families.setup()
+            found += [*self._families.trivial(), *self._families.look(state.meta, 0)]
         self._write([{"step": 0, "name": "setup", "value": setup}, *rows, *found, *more])
         started = time.perf_counter()
         self._write(self._probe.look(state.meta, 0))
@@ -146,6 +154,8 @@ class Watch:
             self._timed.append(seconds)
             if len(self._timed) == _TIMED:
                 self._settle(state, path)
+        if self._families is not None and step in self._families.at:
+            self._look_at_families(state)
         self._before = None
         self.seconds += time.perf_counter() - started
         return self.verdict if looked else None
@@ -222,11 +232,37 @@ class Watch:
         if not again:
             self._average = self._averaged(meta)
         self._judge(wide=wide)
+        if last:
+            self._write(self._sequences(meta, step))
         if last and self.folder is not None:
             losses = self.history.series("post", split="val").last.tolist()
             told = {"tasks": worst_tasks(self._probe, meta, losses)}
             self.folder.write(WORST, json.dumps(told) + "\n")
         return between - started, ended - between
+
+    @random_states_kept()
+    def _look_at_families(self, state: TrainState) -> None:
+        if self._families is not None:
+            self._write(self._families.look(state.judged, state.step))
+
+    def _sequences(self, meta: Meta, step: int) -> list[Row]:
+        """What adapting to task after task does to those before; of a stream, one of each family in turn."""
+        probe, metric = self._probe, self.tasks.spec.metric
+        if self._families is None:
+            names = [f"task {number}" for number in range(1, _IN_A_ROW + 1)]
+            count = max(2, probe.val // _IN_A_ROW)
+            drawn = probe.episodes("val", count * _IN_A_ROW)
+            tasks = {name: take(drawn, slice(i, None, _IN_A_ROW)) for i, name in enumerate(names)}
+        else:
+            families, count = self._families.probes, self._families.count
+            tasks = {name: one.episodes("val", count) for name, one in families.items()}
+        tasks = {name: probe.on_device(episodes, meta) for name, episodes in tasks.items()}
+        try:
+            found = sequential(self.learner, meta, tasks, metric, axis=self.config.tasks_axis)
+        except NotEvaluated as error:
+            skipped = {"sequential": str(error)}
+            return [{"step": 0, "name": "setup", "value": noted(self.history.setup, skipped)}]
+        return sequential_rows(found, list(tasks), step)
 
     def _judge(self, *, wide: bool) -> None:
         self.verdict = judge(self.history, epsilon=self.config.probe.epsilon)
@@ -285,10 +321,11 @@ class Watch:
         fixed = self._probe.episodes("val", FEW)
         place = key(self.config.seed, "probe tasks", state.step)
         pooled = self.learner.pooled
-        fresh = self.tasks.pooled(_FRESH, place) if pooled else self.tasks.sample("train", _FRESH, place)
         progress, objective = state.step / self.config.steps, self.config.objective
+        source = source_at(self.tasks, progress)
+        fresh = source.pooled(_FRESH, place) if pooled else source.sample("train", _FRESH, place)
         path = gradient_at(path, objective, progress)
-        families = None if pooled else families_of(self.tasks, _FRESH, place)
+        families = None if pooled else families_of(source, _FRESH, place)
         scales = inverse_trivial(self.learner, fresh) if objective.normalise else None
         close = Dynamics(self.learner, path, self.config.tasks_per_step, self.config.seed, scales, families)
         device = self.config.device
