@@ -1,7 +1,7 @@
 """Measurements of a learner at a point of its training; they write the records that `diagnose` reads.
 
 One line of `probe.jsonl` is one quantity at one moment: `step` (outer steps done), `name`, and `values` (one
-number a task, or a sample) or `value`; where they apply, `split`, `inner_step`, `layer`, `scale` and `family`.
+number a task, or a sample) or `value`; where they apply, `split`, `inner_step`, `layer`, `scale`, `family`.
 Numbers that are not finite are null. Of every look:
 
     setup           a mapping, of the last such line: every, wide (looks between two wide ones), val and train
@@ -29,9 +29,9 @@ Of wide looks, one in five:
     backward        norm of the query loss's derivative by the state after inner_step, by layer
     first_order     cosine of the first-order meta-gradient with the exact one; first_order_error: distance
 
-Of streams, at looks of their own, often after a switch: post, score and (once) trivial with family, of tasks of
-its validation split, each adapted to afresh. setup then has families, family_tasks (of each) and stages: family,
-start, end (outer steps). Of the last look:
+Of streams, at looks of their own, often after a switch: post, score and (once) trivial with family, of tasks
+of its validation split, each adapted to afresh. setup then has families, family_tasks (of each) and stages:
+family, start, end (outer steps). Of the last look:
 
     sequential      score of each of inner_step tasks in a row, adapted to without going back, on the query of
                     the task (or of that of the family) that is named family; inner_step 0 is before the first

@@ -66,7 +66,7 @@ def sequential(
 
 
 def sequential_rows(scores: Tensor, names: list[str], step: int) -> list[Row]:
-    """The records of them: `inner_step` is the number of tasks adapted to, `family` the task that is judged."""
+    """Their records: `inner_step` is the number of tasks adapted to, `family` the task that is judged."""
     return [
         row(step, "sequential", scores[:, i, j].tolist(), split="val", inner_step=i, family=name)
         for i in range(scores.shape[1])

@@ -261,7 +261,7 @@ class Watch:
             found = sequential(self.learner, meta, tasks, metric, axis=self.config.tasks_axis)
         except NotEvaluated as error:
             skipped = {"sequential": str(error)}
-            return [{"step": 0, "name": "setup", "value": noted(self.history.setup, skipped)}]
+            return [{"step": step, "name": "setup", "value": noted(self.history.setup, skipped)}]
         return sequential_rows(found, list(tasks), step)
 
     def _judge(self, *, wide: bool) -> None:

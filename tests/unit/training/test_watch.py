@@ -173,7 +173,17 @@ def test_every_line_has_a_name_and_values_that_json_can_hold(tmp_path: Path) -> 
     finished(begin("MAML", tmp_path / "run", config()))
     for row in rows(tmp_path / "run"):
         json.dumps(row, allow_nan=False)
-        assert set(row) <= {"step", "name", "value", "values", "split", "inner_step", "layer", "scale"}
+        assert set(row) <= {
+            "step",
+            "name",
+            "value",
+            "values",
+            "split",
+            "inner_step",
+            "layer",
+            "scale",
+            "family",
+        }
         assert ("values" in row) != ("value" in row)
 
 

@@ -58,7 +58,7 @@ class TaskMemory(Remedy):
                 self._tasks[place], self._families[place] = one, family
 
     def drawn(self, count: int, place: int) -> tuple[Episode, list[int]] | None:
-        """`count` tasks at random with their families, distinct while there are as many; None: it is empty."""
+        """`count` tasks at random with their families, distinct while there are as many; None if empty."""
         held = len(self._tasks)
         if not held or not count:
             return None
