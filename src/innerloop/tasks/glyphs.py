@@ -98,6 +98,11 @@ class Glyphs(ClassTasks):
         return source
 
 
+def drawn() -> ExampleStore:
+    """All glyphs, with the splits of `Glyphs`, for sources that split them in another way."""
+    return _store(_load())
+
+
 def _load() -> dict[str, NDArray[Any]]:
     """The drawn glyphs; the cache's key is everything that the pixels depend on."""
     files = glyph_fonts.font_files()

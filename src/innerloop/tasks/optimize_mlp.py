@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from typing import Self, final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from innerloop.core.errors import ConfigError
-from innerloop.core.rng import choose, key, task_keys
-from innerloop.core.types import SPLITS
 from innerloop.tasks.classes import ClassTasks
-from innerloop.tasks.store import ExampleStore, Pool
-from innerloop.tasks.synthetic import stroke_store
-
-_DIGITS, _SIDE = 10, 8
-_SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
+from innerloop.tasks.digit_images import DIGITS, digit_store, read_digits, stroke_digits
 
 
 @final
@@ -53,16 +44,16 @@ class OptimizeMLP(ClassTasks):
         train_queries: int | None = None,
     ) -> None:
         self._set_digits(shots, queries, train_shots, train_queries)
-        self._set_store(_store(*_read()))
+        self._set_store(digit_store(*read_digits(type(self).__name__)))
 
     def _set_digits(
         self, shots: int, queries: int, train_shots: int | None, train_queries: int | None
     ) -> None:
         self._set_sizes(
-            ways=_DIGITS,
+            ways=DIGITS,
             shots=shots,
             queries=queries,
-            train_ways=_DIGITS,
+            train_ways=DIGITS,
             train_shots=train_shots,
             train_queries=train_queries,
         )
@@ -76,7 +67,7 @@ class OptimizeMLP(ClassTasks):
             ConfigError: `ways` is given.
             DataError: a digit has too few images.
         """
-        if ways not in (None, _DIGITS):
+        if ways not in (None, DIGITS):
             raise ConfigError(
                 f"ways = {ways!r} for {type(self).__name__}",
                 expected="no ways: a problem has all ten digits",
@@ -89,38 +80,5 @@ class OptimizeMLP(ClassTasks):
         """Ten kinds of synthetic strokes in place of digits; needs no scikit-learn."""
         source = cls.__new__(cls)
         source._set_digits(3, 3, None, None)
-        strokes = stroke_store(num_classes=_DIGITS, examples=28, size=_SIDE)
-        images = (strokes.examples.reshape(len(strokes.examples), -1) / 255).astype(np.float32)
-        source._set_store(_store(images, np.repeat(np.arange(_DIGITS), strokes.counts)))
+        source._set_store(digit_store(*stroke_digits(28)))
         return source
-
-
-def _read() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Images [N, 64] and digits [N]."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ConfigError(
-            "OptimizeMLP without scikit-learn",
-            expected="scikit-learn, whose digits these are",
-            do="pip install 'innerloop[sklearn]'",
-        ) from error
-    images, digits = load_digits(return_X_y=True)
-    return (np.asarray(images) / 16).astype(np.float32), np.asarray(digits).astype(np.int64)
-
-
-def _store(images: NDArray[np.float32], digits: NDArray[np.int64]) -> ExampleStore:
-    """Each digit thrice, once a split, with images of its own: its images in a fixed random order, cut."""
-    keys = task_keys(key(0, "digits"), _DIGITS)
-    parts: list[NDArray[np.float32]] = []
-    for digit in range(_DIGITS):
-        own = images[digits == digit]
-        own = own[choose(keys[digit], len(own), len(own))]
-        ends = np.cumsum([int(_SHARES[split] * len(own)) for split in SPLITS])
-        parts += np.split(own, ends)[: len(SPLITS)]
-    return ExampleStore(
-        np.concatenate(parts),
-        np.array([len(part) for part in parts], dtype=np.int64),
-        tuple(f"{digit} of {split}" for digit in range(_DIGITS) for split in SPLITS),
-        {split: Pool.of(range(i, len(parts), len(SPLITS))) for i, split in enumerate(SPLITS)},
-    )

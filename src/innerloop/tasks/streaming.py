@@ -61,7 +61,7 @@ class StreamTasks(ABC):
         self.schedule, self.rounds = schedule, check_count("rounds", rounds, low=1)
         self._all = Mixture(sources)
         self._parts = list(self._all.parts)
-        self.names = tuple(_numbered(list(map(told, sources))) if names is None else names)
+        self.names = tuple(numbered(list(map(told, sources))) if names is None else names)
         if len(set(self.names)) < len(self.names) or len(self.names) != len(self._parts):
             raise ConfigError(
                 f"names {', '.join(self.names)} for {len(self._parts)} families",
@@ -113,7 +113,7 @@ class StreamTasks(ABC):
     # --- as a source of all families ---------------------------------------------------------------------
 
     def family(self, number: int) -> TaskSource:
-        """The source of one family."""
+        """The source of family `number`, counted from 0 in the order of `names`."""
         return self._parts[number]
 
     @property
@@ -145,7 +145,7 @@ class StreamTasks(ABC):
         return other
 
 
-def _numbered(names: list[str]) -> list[str]:
+def numbered(names: list[str]) -> list[str]:
     """The names, with a number where several are the same."""
     return [
         f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name
