@@ -23,7 +23,9 @@ class Families:
     """A probe for each family of a stream, and the steps at which they look.
 
     Args:
-        stages: of the stream: the number of its family, and the outer steps at which it begins and ends.
+        stages: of the stream: the number of its family, and the outer steps at which it begins and ends; none
+            where all families come at once.
+        at: the outer steps after which to look.
         count: tasks of each family's validation split.
     """
 
@@ -33,15 +35,15 @@ class Families:
         stream: StreamTasks,
         stages: Sequence[tuple[int, int, int]],
         *,
+        at: set[int],
         count: int,
         axis: TasksAxis,
     ) -> None:
-        self._stages, self.count = list(stages), count
+        self._stages, self.at, self.count = list(stages), at, count
         self.probes = {
             name: Probe(learner, stream.family(number), count, 2, axis)
             for number, name in enumerate(stream.names)
         }
-        self.at = looks_at([(start, end) for _, start, end in stages])
 
     @classmethod
     def of(
@@ -55,10 +57,10 @@ class Families:
         if not isinstance(tasks, StreamTasks):
             return None
         stages = [(s.family, round(s.start * steps), round(s.end * steps)) for s in tasks.stages]
-        stages = stages or [(0, 0, steps)]  # all at once is one stage
-        looks = len(looks_at([(start, end) for _, start, end in stages])) * len(tasks.names)
+        looks = len(_looks(stages, steps)) * len(tasks.names)
         count = int(_SHARE * steps * tasks_per_step * _PASSES / looks)
-        return cls(learner, tasks, stages, count=min(_MOST, max(_FEWEST, count)), axis=axis)
+        count = min(_MOST, max(_FEWEST, count))
+        return cls(learner, tasks, stages, at=_looks(stages, steps), count=count, axis=axis)
 
     def setup(self) -> dict[str, Any]:
         """The facts that the records are read by."""
@@ -81,6 +83,11 @@ class Families:
             for found in probe.look(meta, step)
             if found["name"] != "pre"
         ]
+
+
+def _looks(stages: Sequence[tuple[int, int, int]], steps: int) -> set[int]:
+    """The looks of some stages; all families at once are one stage."""
+    return looks_at([(start, end) for _, start, end in stages] or [(0, steps)])
 
 
 def looks_at(stages: Sequence[tuple[int, int]]) -> set[int]:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from innerloop.diagnose.rule import Rule
-from innerloop.diagnose.rules import inner, leaks, meta_gradient, outer, tasks
+from innerloop.diagnose.rules import forgetting, inner, leaks, meta_gradient, outer, tasks
 
-RULES: tuple[Rule, ...] = (*outer.RULES, *inner.RULES, *meta_gradient.RULES, *tasks.RULES, *leaks.RULES)
+RULES: tuple[Rule, ...] = (
+    *outer.RULES,
+    *inner.RULES,
+    *meta_gradient.RULES,
+    *tasks.RULES,
+    *leaks.RULES,
+    *forgetting.RULES,
+)
