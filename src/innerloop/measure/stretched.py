@@ -24,13 +24,16 @@ def stretched_losses(learner: MetaLearner, meta: Meta, episode: Episode, steps: 
     """
     found = {}
     for scale in SCALES:
-        fast = final(_stretched(learner, meta, episode.support, steps, scale))
+        fast = final(stretched_states(learner, meta, episode.support, steps, scale))
         outputs = learner.predict(meta, fast, episode.support.x)
         found[f"{scale:g}"] = loss_value(learner.loss, outputs, episode.support.y)
     return found
 
 
-def _stretched(learner: MetaLearner, meta: Meta, support: Batch, steps: int, scale: float) -> Iterator[Fast]:
+def stretched_states(
+    learner: MetaLearner, meta: Meta, support: Batch, steps: int, scale: float
+) -> Iterator[Fast]:
+    """The states of a task's inner loop where each step goes `scale` times as far; `states` with scale 1."""
     fast = learner.begin(meta, support)
     yield fast
     for k in range(steps):
