@@ -56,7 +56,7 @@ class Families:
         """
         if not isinstance(tasks, StreamTasks):
             return None
-        stages = [(s.family, round(s.start * steps), round(s.end * steps)) for s in tasks.stages]
+        stages = [(stage.family, *stage.steps(steps)) for stage in tasks.stages]
         looks = len(_looks(stages, steps)) * len(tasks.names)
         count = int(_SHARE * steps * tasks_per_step * _PASSES / looks)
         count = min(_MOST, max(_FEWEST, count))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -23,6 +24,15 @@ class Stage(NamedTuple):
     family: int
     start: float
     end: float
+
+    def steps(self, total: int) -> tuple[int, int]:
+        """The outer steps of `total` that it begins with, and that the next one begins with.
+
+        >>> [Stage(0, i / 3, (i + 1) / 3).steps(10) for i in range(3)]
+        [(0, 4), (4, 7), (7, 10)]
+        """
+        first, last = (math.ceil(share * total - 1e-9 * total) for share in (self.start, self.end))
+        return first, last
 
 
 class StreamTasks(ABC):

@@ -97,7 +97,7 @@ def source_at(tasks: TaskSource, progress: float) -> TaskSource:
 
 def stage_ends(tasks: TaskSource, config: TrainConfig) -> list[int]:
     """The outer steps after which a stage of a stream is over; none for any other source."""
-    return [round(stage.end * config.steps) for stage in getattr(tasks, "stages", [])]
+    return [stage.steps(config.steps)[1] for stage in getattr(tasks, "stages", [])]
 
 
 def families_of(tasks: TaskSource, num: int, place: int) -> Sequence[int] | None:

@@ -23,7 +23,7 @@ class Anchor(Remedy):
     def changed(self, grads: Meta, moment: Moment) -> Meta:
         if self._anchor is None:
             return grads
-        pull = tree.map(lambda now, then: self.weight * (now - then), learned(moment.meta), self._anchor)
+        pull = tree.map(lambda then, now: self.weight * (now - then), self._anchor, learned(moment.meta))
         return added(grads, pull)
 
     def stage_ended(self, moment: Moment) -> None:

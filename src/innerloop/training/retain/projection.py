@@ -7,6 +7,7 @@ from typing import final
 import torch
 
 from innerloop.core import tree
+from innerloop.core.rng import key
 from innerloop.core.types import Meta
 from innerloop.core.vectorise import num_tasks
 from innerloop.gradients.base import learned
@@ -23,7 +24,8 @@ class Projection(Remedy):
         self._memory = memory
 
     def changed(self, grads: Meta, moment: Moment) -> Meta:
-        remembered = self._memory.drawn(num_tasks(moment.tasks), moment.key)
+        place = key(moment.key, "project")  # other tasks than those that are replayed at this step
+        remembered = self._memory.drawn(num_tasks(moment.tasks), place)
         if remembered is None:
             return grads
         return projected(grads, moment.gradient(remembered[0]))
