@@ -7,14 +7,17 @@ import os
 from typing import Literal
 
 from innerloop.algorithms.base import ModuleLearner
+from innerloop.core.errors import ConfigError
 from innerloop.tasks.base import TaskSource
 from innerloop.training.check import check_fit
 from innerloop.training.config import TrainConfig
-from innerloop.training.experiment import describe
-from innerloop.training.folder import RunFolder
+from innerloop.training.experiment import describe, read_yaml
+from innerloop.training.folder import CONFIG, RunFolder
 from innerloop.training.interrupt import Interrupt
 from innerloop.training.loop import Training
+from innerloop.training.retain.check import check_retained
 from innerloop.training.run import Run
+from innerloop.training.step import stage_ends
 from innerloop.training.transfer import started
 
 Existing = Literal["refuse", "resume", "overwrite"]
@@ -69,8 +72,11 @@ def start(
 ) -> Training:
     """A training run that is checked and ready to iterate over, its folder made or resumed."""
     check_fit(learner, tasks, config)
+    check_retained(learner, tasks, config)
     resumed = existing == "resume" and folder is not None and folder.exists
     goes_on = resumed and folder is not None and bool(folder.checkpoints())
+    if goes_on and folder is not None:
+        check_same_stages(tasks, config, folder)
     begin = None if config.start is None or goes_on else started(learner, config.start, config.seed)
     if folder is not None and not resumed:
         text = describe(learner, tasks, config).to_yaml()
@@ -79,3 +85,15 @@ def start(
     if resumed:
         training.resume()
     return training
+
+
+def check_same_stages(tasks: TaskSource, config: TrainConfig, folder: RunFolder) -> None:
+    """Raise `ConfigError` if a stream would go on in other stages than those it was begun with."""
+    before = read_yaml(folder.path / CONFIG).get("steps")
+    if before != config.steps and stage_ends(tasks, config):
+        raise ConfigError(
+            f"steps = {config.steps} for a run on a stream that was begun with {before}",
+            expected=f"steps = {before}: the stages of a stream are shares of it, so another number moves "
+            "those that are over",
+            do="leave steps out, or choose another --out; to go on from its weights, set start",
+        )
