@@ -10,6 +10,7 @@ from innerloop.report.sections import (
     leaks,
     memorisation,
     meta_gradient,
+    stability,
     tasks,
 )
 
@@ -19,6 +20,7 @@ SECTIONS: tuple[Section, ...] = (
     meta_gradient.SECTION,
     tasks.SECTION,
     memorisation.SECTION,
+    stability.SECTION,
     leaks.SECTION,
     comparison.SECTION,
 )

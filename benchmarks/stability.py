@@ -1,0 +1,212 @@
+"""What remedies against forgetting keep, and what they cost: streams x remedies x seeds, as one table.
+
+    python benchmarks/stability.py --streams sinusoids,digits,alphabets --seeds 3 --jobs 2
+
+Each run is trained on one family after another. `gain` is what a stage brings to its own family beyond what a
+learner had that stopped after the first stage, as a share of what training without a remedy brings. `kept` is
+the share of that naive run's forgetting that does not happen: 1 - F / F_naive, with F the mean over old families
+of the best score less the last (Chaudhry et al. 2018). `worst` is the worst-case accuracy, `gap` the dip after a
+switch (De Lange et al. 2023), `cost` the time of the outer steps beside that of naive. Scores are accuracies, or
+1 - loss / loss of the trivial predictor. Intervals: 95 % over seeds (Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from innerloop.algorithms import ANIL, MAML
+from innerloop.diagnose.estimate import Estimate, across_seeds
+from innerloop.diagnose.forgetting import summary
+from innerloop.diagnose.history import History
+from innerloop.diagnose.streams import matrix_of, timeline_of
+from innerloop.models import MLP, Conv4
+from innerloop.tasks import OmniglotAlphabets, RotatedDigits, SinusoidFamilies
+from innerloop.training.config import OptimizerConfig, TrainConfig
+from innerloop.training.fit import start
+from innerloop.training.folder import RunFolder
+from innerloop.training.retain.config import RetainConfig
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A stream, a learner for it, and its training."""
+
+    stream: Callable[[str], Any]
+    learner: Callable[[], Any]
+    steps: int
+    tasks_per_step: int
+    strengths: dict[str, float] = field(default_factory=dict)  # of remedies, where they need a scale
+
+
+def _omniglot() -> str | None:
+    root = os.environ.get("INNERLOOP_DATA")
+    return None if root is None else f"{root}/omniglot"
+
+
+PROBLEMS: dict[str, Problem] = {
+    "sinusoids": Problem(
+        lambda schedule: SinusoidFamilies(["sine", "opposite", "small"], schedule=schedule),
+        lambda: MAML(MLP(1, 1), inner_lr=0.01, inner_steps=3, loss="mse"),
+        steps=1800,
+        tasks_per_step=10,
+    ),
+    "digits": Problem(
+        lambda schedule: RotatedDigits(schedule=schedule),
+        lambda: MAML(MLP(64, 5, hidden=(64, 64)), inner_lr=0.1, inner_steps=3),
+        steps=1200,
+        tasks_per_step=8,
+    ),
+    "alphabets": Problem(
+        lambda schedule: OmniglotAlphabets(_omniglot(), schedule=schedule),
+        lambda: ANIL(Conv4(ways=5, width=32), inner_lr=0.1, inner_steps=3),
+        steps=900,
+        tasks_per_step=4,
+    ),
+}
+
+#: Remedies by name; a number that is None is the problem's own strength.
+REMEDIES: dict[str, dict[str, Any]] = {
+    "naive": {},
+    "replay 1/4": {"replay": 0.25},
+    "replay 1/2": {"replay": 0.5},
+    "replay 1/2, by family": {"replay": 0.5, "balance": "family"},
+    "L2": {"l2": 0.1},
+    "EWC": {"ewc": 10.0},
+    "online EWC": {"ewc": 10.0, "ewc_decay": 0.9},
+    "SI": {"si": 1.0},
+    "distillation": {"distill": 1.0},
+    "A-GEM": {"project": True},
+    "replay 1/2 + distillation": {"replay": 0.5, "distill": 0.5},
+}
+
+
+def measured(
+    problem: str, remedy: str, seed: int, share: float, strengths: dict[str, float]
+) -> dict[str, Any]:
+    """The metrics of one run, and its matrix of mean scores."""
+    given = PROBLEMS[problem]
+    strengths = given.strengths | strengths
+    settings = {n: strengths.get(n, v) for n, v in REMEDIES.get(remedy, {}).items()}
+    config = TrainConfig(
+        steps=max(30, int(share * given.steps)),
+        tasks_per_step=given.tasks_per_step,
+        seed=seed,
+        optimizer=OptimizerConfig(lr=1e-3, clip_norm=10.0),
+        retain=RetainConfig(**settings),
+        compile=False,
+        threads=1,
+    )
+    stream = given.stream("joint" if remedy == "joint" else "sequence")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch) / "run")
+        training = start(given.learner(), stream, config, folder)
+        for _ in training:
+            pass
+        history = History.read(folder.path)
+        matrix = matrix_of(history)
+        timeline = None if remedy == "joint" else timeline_of(history)
+    told = {n: m.value for n, m in summary(matrix, timeline).items() if isinstance(m, Estimate)}
+    return {"metrics": told, "means": matrix.scores.mean(2).tolist(), "seconds": training.seconds}
+
+
+def gained(run: dict[str, Any]) -> float:
+    """The mean score of each family but the first, right after its own stage."""
+    means = run["means"]
+    return float(np.mean([means[j + 1][j] for j in range(1, len(means[0]))]))
+
+
+def frozen(run: dict[str, Any]) -> float:
+    """The same for a learner that stopped after the first stage."""
+    return float(np.mean(run["means"][1][1:]))
+
+
+def over_seeds(values: list[float]) -> str:
+    found = across_seeds([Estimate(v, 0.0, v, v, 1) for v in values])
+    if not isinstance(found, Estimate):
+        return found.reason
+    return f"{found.value:+.2f} +- {(found.high - found.low) / 2:.2f}"
+
+
+def table(problem: str, runs: dict[str, list[dict[str, Any]]]) -> None:
+    """Print a problem's rows."""
+    naive = runs["naive"]
+    base = [frozen(run) for run in naive]
+    lost = [run["metrics"]["forgetting_max_last"] for run in naive]
+    print(f"\n{problem}: {len(naive)} seeds; naive forgets {over_seeds(lost)}")
+    print(f"{'':28}{'gain':>16}{'kept':>16}{'average':>16}{'worst':>16}{'gap':>16}{'cost':>7}")
+    print(f"{'frozen after stage 1':28}{0:+16.2f}{1:+16.2f}{over_seeds([_average(r, 1) for r in naive]):>16}")
+    for remedy, found in runs.items():
+        ends = [_average(run, -1) for run in found]
+        cost = np.mean([r["seconds"] for r in found]) / np.mean([r["seconds"] for r in naive])
+        if remedy == "joint":
+            print(f"{remedy:28}{'':16}{'':16}{over_seeds(ends):>16}{'':16}{'':16}{cost:7.2f}")
+            continue
+        whole = [gained(n) - b for n, b in zip(naive, base, strict=True)]
+        gain = [(gained(r) - b) / w for r, b, w in zip(found, base, whole, strict=True)]
+        kept = [1 - r["metrics"]["forgetting_max_last"] / f for r, f in zip(found, lost, strict=True)]
+        worst, gap = (
+            [r["metrics"].get(name, np.nan) for r in found]
+            for name in ("worst_case_accuracy", "stability_gap")
+        )
+        cells = "".join(f"{over_seeds(v):>16}" for v in (gain, kept, ends, worst, gap))
+        good = "  *" if np.mean(gain) >= 0.9 and np.mean(kept) >= 0.5 else ""
+        print(f"{remedy:28}{cells}{cost:7.2f}{good}", flush=True)
+    print("* keeps nine tenths of the gain and halves the forgetting")
+
+
+def _average(run: dict[str, Any], row: int) -> float:
+    return float(np.mean(run["means"][row]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--streams", default=",".join(PROBLEMS))
+    parser.add_argument("--remedies", default=",".join(["joint", *REMEDIES]))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--set", default="", help="strengths, as ewc=100,l2=0.3")
+    parser.add_argument("--json", type=Path, help="also write what was measured")
+    given = parser.parse_args()
+    strengths = {n: float(v) for n, v in (part.split("=") for part in given.set.split(",") if part)}
+    remedies = ["naive", *(r for r in given.remedies.split(",") if r != "naive")]
+    found: dict[str, Any] = {}
+    with ProcessPoolExecutor(given.jobs, initializer=quiet) as pool:
+        for problem in given.streams.split(","):
+            jobs = [
+                (problem, remedy, seed, given.share, strengths)
+                for remedy in remedies
+                for seed in range(given.seeds)
+            ]
+            runs = list(pool.map(measured, *zip(*jobs, strict=True)))
+            found[problem] = {
+                remedy: [r for r, job in zip(runs, jobs, strict=True) if job[1] == remedy]
+                for remedy in remedies
+            }
+            table(problem, found[problem])
+            if given.json:
+                given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def quiet() -> None:
+    """One thread a process, and no log."""
+    torch.set_num_threads(1)
+    logging.getLogger("innerloop").setLevel(logging.CRITICAL)
+
+
+if __name__ == "__main__":
+    main()

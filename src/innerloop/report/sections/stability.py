@@ -1,0 +1,148 @@
+"""What learning new families, or adapting to new tasks, has cost the old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from innerloop.diagnose.estimate import Estimate
+from innerloop.diagnose.finding import NotEvaluated
+from innerloop.diagnose.forgetting import Matrix, summary
+from innerloop.diagnose.streams import matrix_of, rows_of_tasks, timeline_of
+from innerloop.report import chart
+from innerloop.report.chart import SERIES, Chart
+from innerloop.report.curves import Curve, half_width
+from innerloop.report.markup import Raw, number, table, with_interval
+from innerloop.report.records import RunRecords
+from innerloop.report.section import Section, of_each_run
+
+#: Metrics as a reader finds them, by name in `diagnose.forgetting.summary`.
+_WORDS = {
+    "average_accuracy": "average score at the end",
+    "average_incremental_accuracy": "average score over the families seen, over stages",
+    "learning_accuracy": "score of each family right after its own stage",
+    "backward_transfer": "backward transfer: last score less that after its own stage",
+    "forward_transfer": "forward transfer: score before its own stage less that before training",
+    "forgetting_max_last": "forgetting, best score less the last (Chaudhry et al.)",
+    "forgetting_first_last": "forgetting, score after its own stage less the last (Avalanche)",
+    "intransigence": "intransigence: joint training less this one",
+    "anytime_average_accuracy": "anytime average score",
+    "minimum_accuracy": "least score of old families, ever",
+    "worst_case_accuracy": "worst-case score (De Lange et al.)",
+    "windowed_forgetting": "largest fall within a window",
+    "windowed_plasticity": "largest rise within a window",
+    "stability_gap": "stability gap: the dip within a later stage",
+    "recovery_steps": "outer steps until 95 % is regained",
+}
+
+
+def families(run: RunRecords) -> Chart:
+    """How each family is done, from the first stage to the last."""
+    timeline = timeline_of(run.history)
+    traces, columns = [], []
+    for j, name in enumerate(timeline.names):
+        style, values = SERIES[j % len(SERIES)], [timeline.scores[i, j] for i in range(len(timeline.steps))]
+        steps = list(timeline.steps)
+        curve = Curve(steps, timeline.scores[:, j].mean(1), np.array([half_width(v) for v in values]))
+        traces += chart.band(steps, curve.low, curve.high, style)
+        traces.append(chart.line(name, steps, curve.mean, style))
+        columns.append(
+            [with_interval(m, h) for m, h in zip(curve.mean.tolist(), curve.half.tolist(), strict=True)]
+        )
+    stages = run.history.setup.get("stages", [])
+    marks = [chart.upright(stage["start"], stage["family"]) for stage in stages]
+    return Chart(
+        "Every family, from the first stage to the last",
+        "The line of a family should rise in its own stage, and stay. A line that falls in the stages of "
+        "others is forgetting; one that falls right after a switch and comes back is the stability gap.",
+        traces,
+        chart.axes("outer step", _unit(run), *marks, zero=False),
+        ("outer step", *timeline.names),
+        list(zip(timeline.steps, *columns, strict=True)),
+        wide=True,
+        height=380,
+    )
+
+
+def after_stages(run: RunRecords) -> Chart:
+    """Scores of all families after each stage."""
+    matrix = matrix_of(run.history)
+    rows = ["before training", *(f"after stage {i}" for i in range(1, matrix.last + 1))]
+    return _grid(
+        "Adapting afresh, after each stage (meta-forgetting)",
+        "Each row is one moment of training, each column a family. Read a column downwards: it should not "
+        "lose what its own stage brought.",
+        matrix,
+        rows,
+        _unit(run),
+    )
+
+
+def tasks_in_a_row(run: RunRecords) -> Chart:
+    """Scores of all tasks after adapting to one after another, without going back."""
+    matrix = rows_of_tasks(run.history)
+    rows = ["before any", *(f"after {name}" for name in matrix.names)]
+    return _grid(
+        "Adapting on, task after task (adaptation-forgetting)",
+        "Here the adapted model itself goes on to the next task. On the diagonal is the task just learned; "
+        "below it is what is left of it. Where labels mean something else in each task, nothing can be left.",
+        matrix,
+        rows,
+        _unit(run),
+    )
+
+
+def metrics(run: RunRecords) -> Raw:
+    """Every metric of forgetting, with its interval or why it has none."""
+    matrix = matrix_of(run.history)
+    try:
+        timeline = timeline_of(run.history)
+    except NotEvaluated:
+        timeline = None
+    rows: list[list[Any]] = []
+    for name, measure in summary(matrix, timeline).items():
+        if isinstance(measure, Estimate):
+            told = f"{number(measure.value)} ({number(measure.low)} to {number(measure.high)})"
+        else:
+            told = f"undefined because {measure.reason}"
+        rows.append([_WORDS.get(name, name), told])
+    return Raw(table(("metric", "value, 95 % over tasks"), rows, caption="What was kept, in numbers"))
+
+
+def _grid(title: str, look_for: str, matrix: Matrix, rows: Sequence[str], unit: str) -> Chart:
+    means = matrix.scores.mean(2)
+    trace = {
+        "type": "heatmap",
+        "x": [chart.text(name) for name in matrix.names],
+        "y": [chart.text(row) for row in rows],
+        "z": means,
+        "colorscale": "Cividis",
+        "texttemplate": "%{z:.2f}",
+        "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 12},
+        "hovertemplate": "%{y}<br>%{x}<br>%{z:.3f}<extra></extra>",
+    }
+    layout = {
+        "xaxis": {"type": "category", "side": "bottom"},
+        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True},
+    }
+    told = [(row, *(number(value) for value in line)) for row, line in zip(rows, means.tolist(), strict=True)]
+    return Chart(title, look_for, [trace], layout, ("", *matrix.names), told)
+
+
+def _unit(run: RunRecords) -> str:
+    return "accuracy" if run.accuracy else "1 − loss / trivial loss"
+
+
+SECTION = Section(
+    "stability",
+    "Stability",
+    "What has learning cost what was known before?",
+    of_each_run(
+        ("families over training", families),
+        ("families after each stage", after_stages),
+        ("tasks in a row", tasks_in_a_row),
+        ("metrics of forgetting", metrics),
+    ),
+)
