@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot, softplus
 from torch.overrides import TorchFunctionMode
 
 from innerloop.core.errors import ConfigError, ContractError, check_count, check_range
-from innerloop.core.functional import inner_gradient
+from innerloop.core.functional import inner_gradient_and_loss
 from innerloop.core.learner import MetaLearner, adapt
 from innerloop.core.losses import loss_value
 from innerloop.core.mode import running_in
@@ -77,7 +77,8 @@ def attacked_queries(
             says what dropout draws.
 
     Returns:
-        The queries [Q, ...] at the last step, each within `epsilon` of its clean one, with labels unchanged.
+        The queries [Q, ...] where on the way their mean was largest, each within `epsilon` of its clean one,
+        with labels unchanged; the clean queries themselves, if no place on the way was worse.
     """
 
     def loss(x: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ def bounds_of(inputs: Tensor) -> tuple[float, float] | None:
 
 
 def _ascended(loss: Callable[[Tensor], Tensor], x: Tensor, attack: Attack, key: Tensor) -> Tensor:
-    """`x` after the steps: from a uniform place in the ball, by signs of the gradient, back into the ball."""
+    """The worst place on the way from a uniform one, by signs of the derivative; `x` where none is worse."""
     if not x.is_floating_point():
         raise ContractError(
             f"inputs of type {x.dtype} to be attacked",
@@ -148,19 +149,35 @@ def _ascended(loss: Callable[[Tensor], Tensor], x: Tensor, attack: Attack, key: 
         low = torch.minimum(low.clamp_min(attack.bounds[0]), clean)
         high = torch.maximum(high.clamp_max(attack.bounds[1]), clean)
     drawn = keyed_uniform(key, tuple(clean.shape)).to(clean.dtype)
-    moved = clean + attack.epsilon * (2.0 * drawn - 1.0)
+    moved = (clean + attack.epsilon * (2.0 * drawn - 1.0)).clamp(low, high)
+    worst, largest = clean, _value(loss, clean)
     for _ in range(attack.steps):
-        moved = moved.clamp(low, high)
-        with running_in(first_order=True):  # the derivative found is a constant, so fused operators will do
-            gradient = inner_gradient(lambda given: _of(loss, given["x"]), {"x": moved})["x"]
-        # A loss that is not finite has no direction; the step is not taken, and the task is left as it is.
-        moved = moved + attack.stride * torch.nan_to_num(gradient.sign(), nan=0.0)
-    return moved.clamp(low, high)
+        gradient, value = _derivative(loss, moved)
+        worst, largest = _larger(value, moved, largest, worst)
+        # A loss that is not finite has no direction: that step is not taken.
+        moved = (moved + attack.stride * torch.nan_to_num(gradient.sign(), nan=0.0)).clamp(low, high)
+    return _larger(_value(loss, moved), moved, largest, worst)[0]
 
 
-def _of(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The loss, which depends on `x` also where it is the same for all: then the derivative is zero."""
-    return loss(x) + 0.0 * x.sum()
+def _derivative(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivative of a loss by `x`, zero where there is none, and the loss itself; constants both."""
+
+    def of(given: dict[str, Tensor]) -> Tensor:
+        return loss(given["x"]) + 0.0 * given["x"].sum()  # also a loss that is the same for every x
+
+    with running_in(first_order=True):  # no second derivative follows, so fused operators will do
+        found, value = inner_gradient_and_loss(of, {"x": x})
+    return found["x"], value
+
+
+def _value(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.no_grad(), running_in(first_order=True):
+        return loss(x)
+
+
+def _larger(value: Tensor, x: Tensor, largest: Tensor, worst: Tensor) -> tuple[Tensor, Tensor]:
+    """Of two places, the one of the larger loss, with that loss; the second one where the first has none."""
+    return torch.where(value > largest, x, worst), torch.where(value > largest, value, largest)
 
 
 def _odds(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -185,15 +185,32 @@ def test_the_loss_that_supports_raise_is_the_cross_entropy() -> None:
     torch.testing.assert_close(odds, torch.log((1 - chances) / chances))
 
 
+def no_attack_helps_the_learner() -> None:
+    """Asked where ascent from a random place ends in a local maximum below the clean loss."""
+    case = Case("CAVIA", "mlp")
+    learner, meta, episodes = case.learner(), case.meta(), case.episodes()
+    for epsilon in (0.02, 0.2):
+        found = supports_of(learner, meta, episodes, Attack(epsilon, steps=7), axis="loop")
+        for i in range(num_tasks(episodes)):
+            outputs = []
+            for x in (episodes.support.x[i], found[i]):
+                fast = adapt(learner, meta, Batch(x, episodes.support.y[i]), learner.inner_steps)
+                outputs.append(learner.predict(meta, fast, episodes.query.x[i]))
+            clean, attacked = (loss_value("mse", o, episodes.query.y[i]) for o in outputs)
+            assert attacked >= clean
+
+
+def test_no_attack_helps_the_learner() -> None:
+    no_attack_helps_the_learner()
+
+
 # --- plants: what the questions above must find ----------------------------------------------------------
 
 
 def flipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Descends where it should ascend."""
-    usual = module.inner_gradient
-    monkeypatch.setattr(
-        module, "inner_gradient", lambda loss, given: {"x": -usual(loss, given)["x"]}, raising=True
-    )
+    usual = module._derivative
+    monkeypatch.setattr(module, "_derivative", lambda loss, x: (-usual(loss, x)[0], usual(loss, x)[1]))
 
 
 def unprojected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +234,13 @@ def saturated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_odds", lambda outputs, y: cross_entropy(outputs, y, reduction="none"))
 
 
+def last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the last place for the worst."""
+    monkeypatch.setattr(module, "_larger", lambda value, x, largest, worst: (x, value))
+
+
 PLANTS = {
+    "last": (last, no_attack_helps_the_learner),
     "saturated": (saturated, a_learner_that_is_sure_is_attacked_as_well),
     "flipped, queries": (flipped, queries_are_the_worst_of_a_linear_model),
     "flipped, supports": (flipped, supports_are_the_worst_of_a_linear_model),
