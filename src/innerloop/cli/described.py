@@ -58,19 +58,26 @@ def registry(kind: str) -> Mapping[str, str]:
 def gradients() -> Mapping[str, str]:
     """The gradient paths and their files: what the package offers that is a concrete `MetaGradient`."""
     offered = _from_files(ast.parse((PACKAGE / "gradients/__init__.py").read_text(encoding="utf-8")))
-    found = {name: place for name, place in sorted(offered.items()) if _is_path(place, name)}
+    found = {name: place for name, place in sorted(offered.items()) if _is_below("MetaGradient", place, name)}
     return {name: Path(place).stem for name, place in found.items()}
 
 
-def _is_path(place: str, name: str) -> bool:
-    """Whether a class that is not abstract stands below `MetaGradient`."""
+@cache
+def streams() -> Mapping[str, str]:
+    """The tasks that come one after another, and their files: concrete `StreamTasks`."""
+    places = registry("tasks")
+    return {n: file for n, file in places.items() if _is_below("StreamTasks", f"tasks/{file}.py", n)}
+
+
+def _is_below(root: str, place: str, name: str) -> bool:
+    """Whether a class that is not abstract stands below another one of ours."""
 
     def below(place: str, name: str) -> bool:
         tree = ast.parse((PACKAGE / place).read_text(encoding="utf-8"))
         node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
         if node is None:
             return False
-        return name == "MetaGradient" or any(below(*base) for base in _bases(tree, node, place))
+        return name == root or any(below(*base) for base in _bases(tree, node, place))
 
     abstract = re.search(rf"^class {name}\(.*\bABC\b.*\)", (PACKAGE / place).read_text("utf-8"), re.MULTILINE)
     return abstract is None and below(place, name)

@@ -21,6 +21,7 @@ FLAGS = (
 FILES = (
     Option("recipe", "start from a configuration that comes with the package", "NAME"),
     Option("config", "then take over a YAML file's settings; options override both", "FILE"),
+    Option("stream", "tasks that come one after another, as --tasks and --tasks.*", "NAME"),
     Option("out", "the run folder to write", "DIR", "runs/ALGORITHM-TASKS-N"),
 )
 _CONFIG = "training/config.py"
@@ -49,6 +50,7 @@ def outer_loop() -> dict[str, Argument]:
 
 def takes(name: str, command: str = "train") -> Takes:
     """How the option `name` of `innerloop train` takes its value; raises for an unknown name."""
+    name = _as_tasks(name) if "." in name else name
     if any(name == flag.name for flag in FLAGS):
         return "nothing"
     if name.removesuffix(".name") in _NAMED or any(name == option.name for option in FILES):
@@ -82,12 +84,27 @@ def gather(parsed: Parsed) -> dict[str, Any]:
         values = merged(values, _from_file(recipes.find(recipe)))
     if config is not None:
         values = merged(values, _from_file(config))
-    values = merged(values, nested(given, _NAMED))
+    values = merged(values, nested(_without_stream(given), _NAMED))
     known = dict.fromkeys([*KINDS, *(name.partition(".")[0] for name in outer_loop())])
     for name in values:
         if name not in known:
             raise unknown("setting", str(name), known)
     return {name: _with_lists(name, value) for name, value in values.items()}
+
+
+def _without_stream(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with `--stream` and its settings under the name of what it is: tasks."""
+    name = given.get("stream")
+    if name is not None and "tasks" in given:
+        raise ConfigError("--stream and --tasks", expected="one of them", do="remove one: a stream is tasks")
+    if name is not None and name not in described.streams():
+        raise unknown("stream", str(name), described.streams())
+    return {_as_tasks(option): value for option, value in given.items()}
+
+
+def _as_tasks(option: str) -> str:
+    first, dot, rest = option.partition(".")
+    return f"tasks{dot}{rest}" if first == "stream" else option
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from innerloop import algorithms, gradients, models, tasks
 from innerloop.cli import described, recipes, settings
 from innerloop.cli.options import Parsed, parse
 from innerloop.core.errors import ConfigError
+from innerloop.tasks.streaming import StreamTasks
 from innerloop.training.config import TrainConfig
 from innerloop.training.experiment import RunConfig
 from innerloop.training.paths import known
@@ -34,8 +35,28 @@ def test_every_argument_is_described(kind: str, name: str) -> None:
 
 def test_the_gradients_read_from_source_are_those_there_are() -> None:
     assert list(described.registry("gradient")) == sorted(known())
-    assert not described._is_path("gradients/sweep.py", "Sweep"), "planted: an abstract class"
-    assert not described._is_path("gradients/base.py", "Record"), "planted: another class"
+    assert not described._is_below("MetaGradient", "gradients/sweep.py", "Sweep"), (
+        "planted: an abstract class"
+    )
+    assert not described._is_below("MetaGradient", "gradients/base.py", "Record"), "planted: another class"
+
+
+def test_a_stream_is_tasks_under_another_name() -> None:
+    given = gathered("--stream SinusoidFamilies --stream.shots 5")
+    assert given["tasks"] == {"name": "SinusoidFamilies", "shots": "5"}
+    assert set(described.streams()) == {
+        name
+        for name in tasks.REGISTRY
+        if isinstance(getattr(tasks, name), type) and issubclass(getattr(tasks, name), StreamTasks)
+    }
+
+
+@pytest.mark.parametrize(
+    "line", ["--stream Sinusoid", "--stream TaskStreams", "--stream TaskStream --tasks Cart"]
+)
+def test_what_is_no_stream_is_refused_under_that_name(line: str) -> None:
+    with pytest.raises(ConfigError, match="stream"):
+        gathered(line)
 
 
 def test_every_setting_of_the_outer_loop_is_an_option() -> None:
