@@ -150,6 +150,12 @@ def test_recovery_takes_until_95_percent_of_the_score_before() -> None:
     assert found == recovery_steps(two())
 
 
+def test_recovery_begins_at_the_least_score() -> None:
+    """Of .90, .88 is still within 5 %, but the least comes later: 30 steps, not 10."""
+    means = np.array([[0.1, 0.90, 0.88, 0.50, 0.86], [0.1, 0.1, 0.5, 0.6, 0.7]]).T
+    assert value(recovery_steps(timeline(means, (0, 10, 20, 30, 40), (10, 40), (0, 10)))) == 30.0
+
+
 def test_recovery_is_zero_where_95_percent_was_never_lost() -> None:
     means = np.array([[0.1, 0.80, 0.77, 0.79], [0.1, 0.1, 0.5, 0.6]]).T
     assert value(recovery_steps(timeline(means, (0, 10, 20, 30), (10, 30), (0, 10)))) == 0.0
@@ -204,8 +210,20 @@ def test_the_interval_of_a_recovery_widens_with_noise() -> None:
     noisy = recovery_steps(Timeline(STEPS, scores, (40, 80), (0, 40)))
     assert isinstance(noisy, Estimate)
     assert noisy.low < noisy.high
-    together = recovery_steps(Timeline(STEPS, scores, (40, 80), (0, 40), together=True))
-    assert isinstance(together, Estimate)
+
+
+def test_recoveries_that_belong_together_are_drawn_together() -> None:
+    """Two old families with the same scores: as one family, and not as two that make up for each other."""
+    noise = 0.02 * np.random.default_rng(0).standard_normal((9, 30))
+    scores = np.stack([np.array(A)[:, None] + noise] * 2 + [np.array(B)[:, None] + noise], axis=1)
+    found = [
+        recovery_steps(Timeline(STEPS, scores, (40, 40, 80), (0, 0, 40), together=together))
+        for together in (False, True)
+    ]
+    alone = recovery_steps(Timeline(STEPS, scores[:, 1:], (40, 80), (0, 40)))
+    apart, both = (each for each in found if isinstance(each, Estimate))
+    assert both == alone
+    assert apart.error < 0.85 * both.error
 
 
 # --- where there is no value -------------------------------------------------------------------------------

@@ -134,6 +134,14 @@ def test_the_largest_may_be_sought_from_the_first_stage_on() -> None:
     assert value(found) == pytest.approx(((0.60 - 0.50) + (0.70 - 0.30)) / 2, abs=1e-12)
 
 
+def test_what_a_family_had_before_training_is_not_forgotten() -> None:
+    """Best of all in row 0, which is no stage, whichever way the definition is read."""
+    asked = matrix([[0.90, 0.1], [0.60, 0.1], [0.50, 0.9]])
+    for restricted in (True, False):
+        found = forgetting_max_last(asked, restricted=restricted)
+        assert value(found) == pytest.approx(0.60 - 0.50, abs=1e-12)
+
+
 def test_the_largest_is_that_of_means_and_not_the_mean_of_the_largest() -> None:
     """Two tasks that are best at different times: means .7, .7, and .6 at the end, so .1 and not .3."""
     rows = np.zeros((4, 3, 2))
@@ -152,12 +160,27 @@ def test_intransigence_is_what_the_reference_learned_better() -> None:
     assert found.error == pytest.approx(0.0, abs=1e-12)
 
 
+def test_intransigence_keeps_tasks_together_that_belong_together() -> None:
+    """What one family learns worse, the other learns better in the same draw: no spread in the sum."""
+    asked = matrix(GAIN)
+    worse = np.array([0.1, -0.1, 0.2, -0.2])
+    reference = np.stack([asked.scores[1, 0] + worse, asked.scores[2, 1] - worse])
+    apart = intransigence(asked, reference)
+    both = intransigence(Matrix(asked.scores, (1, 2), together=True), reference)
+    assert isinstance(apart, Estimate)
+    assert isinstance(both, Estimate)
+    assert both.error == pytest.approx(0.0, abs=1e-12)
+    assert apart.error > 0.05
+
+
 def test_a_family_that_was_known_before_is_forgotten_but_not_learned() -> None:
     """The base task of a sequence of adaptations: row 0 is its first score."""
     asked = matrix([[0.8, 0.1, 0.1], [0.6, 0.7, 0.2], [0.5, 0.6, 0.9]], learned=(0, 1, 2))
     assert value(forgetting_first_last(asked)) == pytest.approx(((0.8 - 0.5) + (0.7 - 0.6)) / 2, abs=1e-12)
     assert value(forgetting_max_last(asked)) == pytest.approx(((0.8 - 0.5) + (0.7 - 0.6)) / 2, abs=1e-12)
     assert value(learning_accuracy(asked)) == pytest.approx((0.7 + 0.9) / 2, abs=1e-12)
+    expected = ((0.6 + 0.7) / 2 + (0.5 + 0.6 + 0.9) / 3) / 2
+    assert value(average_incremental_accuracy(asked)) == pytest.approx(expected, abs=1e-12)
     assert value(forward_transfer(asked)) == pytest.approx(0.2 - 0.1, abs=1e-12)
 
 
