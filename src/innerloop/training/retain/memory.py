@@ -103,7 +103,7 @@ class TaskMemory(Remedy):
         return {name: torch.stack([task[n] for task in self._tasks]) for n, name in enumerate(_LEAVES)}
 
     def values(self) -> dict[str, Any]:
-        return {"families": self._families, "seen": {str(group): n for group, n in self._seen.items()}}
+        return {"families": self.families, "seen": {str(group): n for group, n in self._seen.items()}}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._families = list(values.get("families", []))
