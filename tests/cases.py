@@ -26,6 +26,7 @@ from innerloop.tasks import Sinusoid
 ROWS: dict[str, dict[str, Any]] = {
     "ALFA": {"inner_lr": 0.1, "inner_steps": 2},
     "ANIL": {"inner_lr": 0.1, "inner_steps": 2},
+    "ANML": {"inner_lr": 0.1, "inner_steps": 5},
     "BOIL": {"inner_lr": 0.1, "inner_steps": 2},
     "Baseline": {"inner_lr": 0.1, "test_inner_steps": 3},
     "BaselinePlusPlus": {"inner_lr": 0.1, "test_inner_steps": 3},
@@ -47,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "MetaOptNet": {},
     "MetaSGD": {"inner_lr": 0.1, "inner_steps": 2},
     "MetaTransfer": {"inner_lr": 0.1, "inner_steps": 2},
+    "OML": {"inner_lr": 0.1, "inner_steps": 5},
     "ProtoMAML": {"inner_lr": 0.01, "inner_steps": 2},
     "ProtoNet": {},
     "RelationNet": {},

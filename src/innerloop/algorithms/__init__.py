@@ -9,6 +9,7 @@ from innerloop.core.registry import lazy
 if TYPE_CHECKING:
     from innerloop.algorithms.alfa import ALFA
     from innerloop.algorithms.anil import ANIL
+    from innerloop.algorithms.anml import ANML
     from innerloop.algorithms.baseline import Baseline
     from innerloop.algorithms.baseline_plus_plus import BaselinePlusPlus
     from innerloop.algorithms.boil import BOIL
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from innerloop.algorithms.meta_sgd import MetaSGD
     from innerloop.algorithms.meta_transfer import MetaTransfer
     from innerloop.algorithms.metaopt_net import MetaOptNet
+    from innerloop.algorithms.oml import OML
     from innerloop.algorithms.proto_maml import ProtoMAML
     from innerloop.algorithms.protonet import ProtoNet
     from innerloop.algorithms.relation_net import RelationNet
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 REGISTRY = {
     "ALFA": "alfa",
     "ANIL": "anil",
+    "ANML": "anml",
     "BOIL": "boil",
     "Baseline": "baseline",
     "BaselinePlusPlus": "baseline_plus_plus",
@@ -63,6 +66,7 @@ REGISTRY = {
     "MetaOptNet": "metaopt_net",
     "MetaSGD": "meta_sgd",
     "MetaTransfer": "meta_transfer",
+    "OML": "oml",
     "ProtoMAML": "proto_maml",
     "ProtoNet": "protonet",
     "RelationNet": "relation_net",
@@ -75,12 +79,14 @@ REGISTRY = {
 __all__ = [
     "ALFA",
     "ANIL",
+    "ANML",
     "BOIL",
     "CAVIA",
     "FOMAML",
     "LEO",
     "MAML",
     "MANN",
+    "OML",
     "REGISTRY",
     "SNAIL",
     "Baseline",

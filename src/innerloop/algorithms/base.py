@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -226,7 +226,11 @@ class GradientLearner(ModuleLearner, ABC):
         def support_loss(params: dict[str, Tensor]) -> Tensor:
             return self.inner_loss(meta, fast, params, batch)
 
-        grads = inner_gradient(support_loss, fast["params"])
+        return self.descended(meta, fast, support_loss)
+
+    def descended(self, meta: Meta, fast: Fast, loss: Callable[[dict[str, Tensor]], Tensor]) -> Fast:
+        """The state after a step of the update rule on `loss`, a function of what adapts."""
+        grads = inner_gradient(loss, fast["params"])
         if self.inner_clip is not None:
             grads = clipped(grads, self.inner_clip)
         params, state = self.rule_at(meta).step(grads, fast["rule"], fast["params"])

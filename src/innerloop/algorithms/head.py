@@ -30,30 +30,36 @@ class HeadLearner(GradientLearner, ABC):
         fast = super().begin(meta, support)
         if not mode().whole:
             return fast
-        features = self.net.before_head(self.weights(meta), support.x, statistics=meta.get(STATISTICS))
+        features = self.features_of(meta, support.x)
         return fast if features is None else fast | {"features": features}
+
+    def features_of(self, meta: Meta, inputs: Tensor, *, rows: int | None = None) -> Tensor | None:
+        """What the head is given for inputs [S, ...], of which the first `rows` are the support; [S, D].
+
+        None where it cannot be told apart: outputs are not the head's own, or masks are drawn on the way.
+        """
+        statistics = meta.get(STATISTICS)
+        return self.net.before_head(self.weights(meta), inputs, rows=rows, statistics=statistics)
 
     def support_outputs(self, meta: Meta, fast: Fast, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
         if "features" not in fast:
             return super().support_outputs(meta, fast, params, inputs)
-        return _outputs(params, fast["features"])
+        return outputs_of(params, fast["features"])
 
     def predict_each(self, meta: Meta, states: Iterable[Fast], inputs: Tensor) -> list[Tensor]:
         outputs, features = [], None
         for count, fast in enumerate(states):
             if count == 0:
                 support = fast.get(DATA, {}).get("support", inputs[:0])
-                both, rows = torch.cat([support, inputs]), len(support)
-                weights, statistics = self.weights(meta), meta.get(STATISTICS)
-                features = self.net.before_head(weights, both, rows=rows or None, statistics=statistics)
+                features = self.features_of(meta, torch.cat([support, inputs]), rows=len(support) or None)
             if features is None:
                 outputs.append(self.predict(meta, fast, inputs))
             else:
-                outputs.append(_outputs(fast["params"], features[-len(inputs) :]))
+                outputs.append(outputs_of(fast["params"], features[-len(inputs) :]))
         return outputs
 
 
-def _outputs(params: Params, features: Tensor) -> Tensor:
-    """What a linear last layer makes of its input [S, D]."""
+def outputs_of(params: Params, features: Tensor) -> Tensor:
+    """What a linear last layer of those parameters makes of its input [S, D]."""
     head = {name.rpartition(".")[2]: value for name, value in params.items()}
     return linear(features, head["weight"], head.get("bias"))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from innerloop.tasks.base import TaskSource
     from innerloop.tasks.bowls import Bowls
     from innerloop.tasks.cart import Cart
+    from innerloop.tasks.class_incremental_omniglot import ClassIncrementalOmniglot
     from innerloop.tasks.digits import Digits
     from innerloop.tasks.features import Features
     from innerloop.tasks.gaussian_process_curves import GaussianProcessCurves
@@ -39,6 +40,7 @@ REGISTRY: dict[str, str] = {
     "Arrays": "arrays",
     "Bowls": "bowls",
     "Cart": "cart",
+    "ClassIncrementalOmniglot": "class_incremental_omniglot",
     "Digits": "digits",
     "Features": "features",
     "GaussianProcessCurves": "gaussian_process_curves",
@@ -65,6 +67,7 @@ __all__ = [
     "Arrays",
     "Bowls",
     "Cart",
+    "ClassIncrementalOmniglot",
     "Digits",
     "Features",
     "GaussianProcessCurves",

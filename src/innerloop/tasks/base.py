@@ -14,7 +14,8 @@ class TaskSource(Protocol):
     The constructor's arguments stand on `self` under their own names, so that a source can be
     written to a configuration and rebuilt from it. A source whose tasks are judged on the very examples that
     they adapt to, by design, says so by a class attribute `own_test = True`; then no check takes that for a
-    leak.
+    leak. One whose training labels name the same class in every task, so that a model has an output for each,
+    says so by `absolute = True`; then `spec.outputs` is the number of these.
     """
 
     @property

@@ -40,11 +40,14 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     meta = tree.map(lambda leaf: leaf.to(config.device), learner.init(generator(config.seed, "init")))
     place = key(config.seed, "check")
     first = to_device(_training_tasks(learner, tasks, place), config.device)
-    check_output(learner, meta, first, "train", classes=(spec.classes or {}).get("train"))
+    outputs = spec.outputs if getattr(tasks, "absolute", False) else None
+    check_output(learner, meta, first, "train", classes=(spec.classes or {}).get("train"), outputs=outputs)
     if config.gradient is not None:
         check_gradient(learner, meta, first, config)
     check_objective(learner, meta, first, config)
-    check_output(learner, meta, to_device(tasks.sample("val", 1, place), config.device), "val")
+    check_output(
+        learner, meta, to_device(tasks.sample("val", 1, place), config.device), "val", outputs=outputs
+    )
 
 
 def _training_tasks(learner: ModuleLearner, tasks: TaskSource, place: int) -> Episode:
@@ -111,20 +114,28 @@ def check_objective(learner: ModuleLearner, meta: Meta, episodes: Episode, confi
 
 
 def check_output(
-    learner: ModuleLearner, meta: Meta, episodes: Episode, split: str, *, classes: int | None = None
+    learner: ModuleLearner,
+    meta: Meta,
+    episodes: Episode,
+    split: str,
+    *,
+    classes: int | None = None,
+    outputs: int | None = None,
 ) -> None:
     """Raise `ContractError` unless the learner predicts one output per class (or target) of an episode.
 
     One that is `pooled` does so in training for all `classes` of the split, and for a task's own after it.
+    Where labels are absolute there are `outputs` for whichever classes an episode has.
     """
     episode = take(episodes, 0)
     training, ways = split == "train", count_ways(episode.support.y)
     together = classes if learner.pooled and training else None
-    expected = together or ways or episode.query.y.shape[-1]
+    own = not learner.any_ways and outputs  # a learner that makes a head for a task's classes has no more
+    expected = together or own or ways or episode.query.y.shape[-1]
     name = type(learner.module).__name__
     try:
         with torch.no_grad(), running_in(ways=ways, training=training):
-            outputs = learner.predict(meta, learner.begin(meta, episode.support), episode.query.x)
+            found = learner.predict(meta, learner.begin(meta, episode.support), episode.query.x)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise ContractError(
@@ -132,18 +143,18 @@ def check_output(
             expected="a module that takes a batch of such inputs",
             do="choose or size the model to fit the tasks",
         ) from error
-    fits = outputs.ndim == 2 and (outputs.shape[0] == len(episode.query.y)) and outputs.shape[1] == expected
+    fits = found.ndim == 2 and (found.shape[0] == len(episode.query.y)) and found.shape[1] == expected
     if not fits and together is not None:
         raise ContractError(
-            f"{type(learner).__name__} with {outputs.shape[-1]} outputs in training",
+            f"{type(learner).__name__} with {found.shape[-1]} outputs in training",
             expected=f"one for each of the {together} training classes",
             do=f"set classes={together}",
         )
     if not fits:
         raise ContractError(
-            f"{name} gives outputs of shape {tuple(outputs.shape)} on the {split} tasks",
+            f"{name} gives outputs of shape {tuple(found.shape)} on the {split} tasks",
             expected=f"({len(episode.query.y)}, {expected}): one output per {'class' if ways else 'target'}",
-            do="set the model's number of outputs to the tasks' ways"
+            do=f"set the model's number of outputs to {own or ways}"
             if ways
             else "set the model's outputs to the target's width",
         )
