@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self, final, get_args
 
 import numpy as np
@@ -77,7 +77,8 @@ class OmniglotAlphabets(StreamTasks):
             )
         characters = load_characters(self.root)
         store = ExampleStore(characters.images, characters.counts, characters.names, {})
-        chosen = _of_sets(store) if protocol == "lake" else _of_alphabets(store, self.alphabets or _LARGEST)
+        named = _LARGEST if self.alphabets is None else self.alphabets
+        chosen = _of_sets(store) if protocol == "lake" else _of_alphabets(store, named)
         sizes = {"ways": ways, "shots": shots, "queries": queries}
         families = [ClassFamily(name, store, groups, **sizes) for name, groups in chosen.items()]
         self._set_families(families, list(chosen), schedule, rounds)
@@ -112,7 +113,7 @@ def _of_sets(store: ExampleStore) -> Mapping[str, list[_Ids]]:
     }
 
 
-def _of_alphabets(store: ExampleStore, families: list[str] | tuple[str, ...]) -> Mapping[str, list[_Ids]]:
+def _of_alphabets(store: ExampleStore, families: Sequence[str]) -> Mapping[str, list[_Ids]]:
     known = {alphabet: ids for (_, alphabet), ids in _by_alphabet(store).items()}
     members = {family: [name.strip() for name in family.split("+")] for family in families}
     named = [name for names in members.values() for name in names]
