@@ -14,6 +14,7 @@ from innerloop.core.rng import generator, key
 from innerloop.core.types import Episode, Meta
 from innerloop.core.vectorise import take
 from innerloop.tasks.base import TaskSource
+from innerloop.training.adversary import attacked
 from innerloop.training.aggregate import check_installed
 from innerloop.training.config import TrainConfig
 from innerloop.training.joint import Joint
@@ -45,6 +46,9 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     if config.gradient is not None:
         check_gradient(learner, meta, first, config)
     check_objective(learner, meta, first, config)
+    attacked(
+        learner, meta, first, config.adversary, place=place, axis=config.tasks_axis
+    )  # refuses what it cannot
     check_output(
         learner, meta, to_device(tasks.sample("val", 1, place), config.device), "val", outputs=outputs
     )

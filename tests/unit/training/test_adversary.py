@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case
-from innerloop.algorithms import MAML, ProtoNet
+from innerloop.algorithms import MAML, Baseline, ProtoNet
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core.errors import ConfigError, ContractError
 from innerloop.core.learner import adapt
@@ -219,6 +219,16 @@ def test_a_learner_without_training_tasks_has_no_support_to_attack() -> None:
         moved(case, support=0.1)
     clean, found = moved(case, query=0.1)
     assert not torch.equal(clean.query.x, found.query.x)
+
+
+def test_a_run_is_refused_before_it_begins(tmp_path: Path) -> None:
+    tasks = Omniglot.tiny()
+    learner = Baseline(Conv4(None, width=4), classes=tasks.spec.classes["train"])  # pyright: ignore
+    with pytest.raises(ConfigError, match=r"adversary\.support"):
+        train(
+            learner, tasks, config=small_config(adversary=AdversaryConfig(support=0.1)), out=tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_inputs_of_whole_numbers_are_refused() -> None:
