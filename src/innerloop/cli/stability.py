@@ -190,7 +190,7 @@ def _notes(effects: Effects) -> list[str]:
     factor = effects.setup["safety_factor"]
     if factor is not None:
         lines.append(
-            f"2 / (alpha lambda_max) of the inner steps is {factor:.2g}, and on a quadratic they diverge below 1; "
+            f"2 / (alpha lambda_max) of inner steps is {factor:.2g}; on a quadratic they diverge below 1: "
             "what longer ones do here, the rows of the inner rate say"
         )
     return lines
@@ -225,8 +225,8 @@ def _takes(name: str) -> Takes:
     return "nothing" if known[name].metavar is None else "value"
 
 
-_ABOUT = """Judges a run on fixed tasks, as they are and disturbed: longer and more inner steps, other shots
-and ways, wrong labels, an outlier, corrupted, unfamiliar and adversarial inputs, queries of one class.
-Prints what each costs, the worst first, and findings with what to do; writes all to RUN/stability.json.
-Several runs are the first, with runs of other seeds beside it. Exits 0 if nothing is wrong, 1 for a
-warning, 2 for an error."""
+_ABOUT = """Judges a run on fixed tasks, as they are and disturbed: longer and more inner steps, other
+shots and ways, wrong labels, an outlier, corrupted, unfamiliar and adversarial inputs, queries of
+one class. Prints what each costs, the worst first, and findings with what to do; writes all to
+RUN/stability.json. Several runs are the first, with runs of other seeds beside it. Exits 0 if
+nothing is wrong, 1 for a warning, 2 for an error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from innerloop.diagnose.effects import Effect, Effects
@@ -34,6 +34,8 @@ _TWICE, _FAR = 2, 5  # times the inner steps: likewise, and what is looked at
 _MENDED = 0.1  # share that half the inner rate may lose to be a remedy
 _CLIP = 10.0  # bound on an inner gradient that is offered
 _OUTLIERS = 0.1  # share of outliers that is offered for training
+
+_ADVERSARIES = {"adversarial queries": "adversary.query", "adversarial supports": "adversary.support"}
 
 Check = Callable[[Effects], Finding | Passed]
 
@@ -97,7 +99,7 @@ def _asked(question: Question, effects: Effects) -> Answer:
 
 
 def brittle_inner_lr(effects: Effects) -> Finding | Passed:
-    rates = {effect.amount: effect for effect in effects.of("inner rate")}
+    rates = _by_amount(effects, "inner rate", (_LITTLE, _LONGER))
     little, longer = (_lost(rates[scale]) for scale in (_LITTLE, _LONGER))
     if not _beyond(rates[_LONGER], BRITTLE):
         return Passed(longer, BRITTLE)
@@ -129,7 +131,7 @@ def brittle_inner_lr(effects: Effects) -> Finding | Passed:
 
 
 def over_adaptation(effects: Effects) -> Finding | Passed:
-    steps = {effect.amount: effect for effect in effects.of("inner steps")}
+    steps = _by_amount(effects, "inner steps", (_TWICE, _FAR))
     twice, far = steps[_TWICE], steps[_FAR]
     if not _beyond(far, OVERDONE):
         return Passed(_lost(far), OVERDONE)
@@ -220,15 +222,23 @@ def ood_collapse(effects: Effects) -> Finding | Passed:
 
 
 def adversarial(effects: Effects) -> Finding | Passed:
-    return _worst_of(
+    answer = _worst_of(
         effects,
-        ("adversarial queries", "adversarial supports"),
+        tuple(_ADVERSARIES),
         ATTACKED,
         "{name} moved by {size} lose {lost} of its gain over a guess",
-        "train on attacked queries (adversarial querying)",
+        "train on attacked tasks (adversarial querying), at some cost of the score on clean ones",
         # What makes a learner robust costs clean score, so it is a choice and no fault to do without.
         severe=Severity.WARN,
     )
+    if isinstance(answer, Passed):
+        return answer
+    remedy = {}
+    for effect in effects.of(*_ADVERSARIES):
+        setting, radius = _ADVERSARIES[effect.name], effect.amount
+        if radius and _beyond(effect, ATTACKED) and (effects.setting(setting) or 0.0) < radius:
+            remedy[setting] = _round(radius)
+    return replace(answer, remedy=remedy)
 
 
 def _worst_of(
@@ -254,6 +264,19 @@ def _worst_of(
         advice,
         tuple(f"{e.name}, {e.size}: {_told(e)}" for e in [worst, *others][:3]),
     )
+
+
+def _by_amount(effects: Effects, name: str, needed: tuple[float, ...]) -> dict[float | None, Effect]:
+    """The effects of a perturbation by their size.
+
+    Raises:
+        NotEvaluated: one that is needed was not measured.
+    """
+    found = {effect.amount: effect for effect in effects.of(name)}
+    for amount in needed:
+        if amount not in found:
+            raise NotEvaluated(f"not measured at {amount:g} times the {name}")
+    return found
 
 
 def _lost(effect: Effect) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError, InnerloopError, unknown
 from innerloop.core.losses import trivial_loss
-from innerloop.core.mode import count_ways, running_in
+from innerloop.core.mode import count_ways, mode, running_in
 from innerloop.core.rng import fold_key
 from innerloop.core.rng import key as place_of
 from innerloop.core.types import Batch, Episode, Meta
@@ -122,7 +122,7 @@ class Stability:
         rows = []
         for label, source in sizes.items():
             spec = source.spec
-            told = {"size": label, "amount": None, "tasks": "other", "shots": spec.shots}
+            told: Row = {"size": label, "amount": None, "tasks": "other", "shots": spec.shots}
             told |= {"ways": spec.outputs if spec.metric == "accuracy" else None}
             rows.append(told | self._as_they_are(source))
         return rows
@@ -133,9 +133,10 @@ class Stability:
         def one_task(episode: Episode, key: Tensor) -> dict[str, Any]:
             with running_in(training=False, first_order=True, key=key):
                 usual = self.subject.judged(episode)
-            guess = trivial_loss(spec.loss, episode, spec.outputs)
+            ways = mode().ways or spec.outputs
+            guess = trivial_loss(spec.loss, episode, ways)
             if spec.metric == "accuracy":
-                guess = torch.full_like(guess, 1.0 / spec.outputs)
+                guess = torch.full_like(guess, 1.0 / ways)
             return {REFERENCE: usual, "trivial": Judged(guess, guess)}
 
         found = self._each(source, one_task)

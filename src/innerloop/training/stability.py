@@ -97,7 +97,7 @@ def unfamiliar_tasks(run: Run, settings: Mapping[str, Any]) -> tuple[str, TaskSo
 
 def _subject(run: Run, chosen: FixedEpisodes, unfamiliar: Mapping[str, TaskSource]) -> Subject:
     example = first_block(chosen, run.tasks, run.meta)
-    subject = Subject(run.learner, run.meta, run.tasks, example, unfamiliar)
+    subject = Subject(run.learner, run.meta, run.tasks, example, chosen.split, unfamiliar)
     for source in unfamiliar.values():
         fits(subject, source)
     return subject
@@ -118,9 +118,8 @@ def _setup(run: Run, subject: Subject, chosen: FixedEpisodes) -> tuple[Records, 
         "step": run.step,
         "metric": spec.metric,
         "loss": spec.loss,
-        "ways": spec.outputs if spec.metric == "accuracy" else None,
-        "shots": spec.shots,
-        "queries": spec.queries,
+        "ways": subject.ways if spec.metric == "accuracy" else None,
+        "shots": subject.shots,
         "support": subject.support_size,
         "inner_steps": learner.inner_steps,
         "test_inner_steps": learner.test_inner_steps,

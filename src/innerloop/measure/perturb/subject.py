@@ -14,7 +14,7 @@ from innerloop.algorithms.base import ModuleLearner
 from innerloop.core.learner import MetaLearner, adapt
 from innerloop.core.learner import final as last
 from innerloop.core.losses import loss_value, score
-from innerloop.core.types import Batch, Episode, Fast, Meta, TaskSpec
+from innerloop.core.types import Batch, Episode, Fast, Meta, Split, TaskSpec
 from innerloop.diagnose.finding import NotEvaluated
 from innerloop.measure.attack import bounds_of
 from innerloop.measure.stretched import stretched_states
@@ -39,6 +39,7 @@ class Subject:
 
     Attributes:
         tasks: the source of the undisturbed tasks.
+        split: of these tasks.
         example: some of these tasks, stacked: what is known of their sizes and of the spread of their inputs.
         others: sources of unfamiliar tasks, by what they are called.
     """
@@ -47,6 +48,7 @@ class Subject:
     meta: Meta
     tasks: TaskSource
     example: Episode
+    split: Split = "test"
     others: Mapping[str, TaskSource] = field(default_factory=dict)
 
     @property
@@ -61,6 +63,11 @@ class Subject:
     @property
     def support_size(self) -> int:
         return self.example.support.y.shape[1]
+
+    @property
+    def shots(self) -> int:
+        """Support examples of each class; of the task where there are no classes."""
+        return self.support_size // (self.ways if self.spec.metric == "accuracy" else 1)
 
     @cached_property
     def ways(self) -> int:

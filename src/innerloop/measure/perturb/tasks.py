@@ -10,7 +10,7 @@ from innerloop.measure.perturb.subject import Perturbation, Sizes, Subject
 
 
 def _shots(subject: Subject) -> Sizes:
-    shots = subject.spec.shots
+    shots = subject.shots
     return _resized(subject, "shots", [k for k in (shots // 2, 2 * shots) if k > 0])
 
 
@@ -28,9 +28,12 @@ def _resized(subject: Subject, name: str, wanted: list[int]) -> Sizes:
     for size in wanted:
         try:
             source = subject.tasks.resized(**{name: size})
-            source.sample("test", 1, 0)  # some sources find out only then
+            task = source.sample(subject.split, 1, 0)  # some sources find out only then
         except InnerloopError as error:
             reasons.append(error.got)
+            continue
+        if task.support.y.shape == subject.example.support.y[:1].shape:
+            reasons.append(f"tasks of split {subject.split} keep their number of {name}")
         else:
             found[f"{size} {name}"] = source
     if not found:
