@@ -46,9 +46,7 @@ def check_fit(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) ->
     if config.gradient is not None:
         check_gradient(learner, meta, first, config)
     check_objective(learner, meta, first, config)
-    attacked(
-        learner, meta, first, config.adversary, place=place, axis=config.tasks_axis
-    )  # refuses what it cannot
+    attacked(learner, meta, first, config.adversary, place=place)  # raises where there is nothing to attack
     check_output(
         learner, meta, to_device(tasks.sample("val", 1, place), config.device), "val", outputs=outputs
     )
