@@ -21,6 +21,7 @@ ORDERS = {
     "Truncated": "of the last steps",
     "Implicit": "second, implicit",
     "Displacement": "first",
+    "Asynchronous": "second, exact, scaled",
     "Evolution": "none: values alone",
 }
 

@@ -19,12 +19,12 @@ from _pages.rst import inline, table
 from innerloop.diagnose import quotients, seeds, verdict
 from innerloop.diagnose.finding import Severity
 from innerloop.diagnose.rule import Rule
-from innerloop.diagnose.rules import RULES, inner, leaks, meta_gradient, outer, tasks
+from innerloop.diagnose.rules import RULES, forgetting, inner, leaks, meta_gradient, outer, tasks
 
 HEAD = ("Finding", "Fires where", "What mends it")
 _MODULES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (inner, leaks, meta_gradient, outer, quotients, seeds, tasks, verdict)
+    for module in (forgetting, inner, leaks, meta_gradient, outer, quotients, seeds, tasks, verdict)
 }
 
 #: What is said of a rule: `fires` and `mends`, with thresholds as fields.

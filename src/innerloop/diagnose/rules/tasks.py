@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from innerloop.diagnose.finding import Finding, Passed, Severity
+from innerloop.diagnose.finding import Finding, NotEvaluated, Passed, Severity
 from innerloop.diagnose.history import History
 from innerloop.diagnose.rule import Rule
 from innerloop.diagnose.statistics import mean_of
@@ -40,6 +40,8 @@ def memorisation(history: History) -> Finding | Passed:
 
 
 def meta_overfit(history: History) -> Finding | Passed:
+    if history.setup.get("families"):
+        raise NotEvaluated("of a stream, validation and training tasks hold its families in other shares")
     val, train = (capped_split(history, split) for split in ("val", "train"))
     trivial = float(history.series("trivial", split="train").last.mean())
     ratio = float(val.mean() / max(train.mean(), 1e-300))
