@@ -20,7 +20,7 @@ NAMES = ("a", "b", "c")
 def history(
     curves: dict[str, dict[int, float]], *, metric: str = "accuracy", until: int = 30, joint: bool = False
 ) -> History:
-    """A run of three stages of ten steps, by the mean score of each family at some steps; the spread is 0.05."""
+    """A run of three stages of ten steps, by the mean score of each family at some steps."""
     stages = [{"family": n, "start": 10 * i, "end": 10 * (i + 1)} for i, n in enumerate(NAMES)]
     setup = {"metric": metric, "families": list(curves), "stages": [] if joint else stages}
     rng = np.random.default_rng(0)
