@@ -38,6 +38,7 @@ COMMANDS = {
     "compare": Command("compare", "judge several runs on the same tasks, with paired differences"),
     "doctor": Command("doctor", "say whether runs have converged, what is wrong with them, and what to do"),
     "stability": Command("stability", "say what a run's adaptation can bear: noise, outliers, attacks, ..."),
+    "tradeoff": Command("tradeoff", "search what gains on new tasks and keeps the old ones; at what price"),
     "adapt": Command("adapt", "learn new classes from a few images each, and label other images"),
     "bench": Command("bench", "compare algorithms, or optimizers, on equal terms, in one table"),
     "check": Command("check", "ask an algorithm, of ours or of yours, whether it does what it should"),
