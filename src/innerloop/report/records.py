@@ -20,6 +20,8 @@ from innerloop.diagnose.verdict import EPSILON, State, Verdict
 
 #: Tasks with their examples as pictures, as training writes them for tasks of images.
 WORST_TASKS = "worst-tasks.json"
+#: What perturbations cost, as `innerloop stability` writes it.
+STABILITY = "stability.json"
 #: What reading damaged records may raise; each is told, none ends the report.
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError)
 
@@ -37,6 +39,7 @@ class RunRecords:
         engine: how meta-gradients were computed.
         evaluations: the `evaluation-*.json` of the folder, by file name.
         worst_tasks: the entries of `worst-tasks.json`.
+        stability: what `innerloop stability` wrote.
         notes: what could not be read, and why.
     """
 
@@ -48,6 +51,7 @@ class RunRecords:
     engine: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     worst_tasks: list[dict[str, Any]] = field(default_factory=list)
+    stability: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -115,6 +119,7 @@ def read(path: str | os.PathLike[str], *, epsilon: float = EPSILON) -> RunRecord
         _mapping(folder / "engine.json", notes),
         {name: found for name, found in evaluations.items() if found},
         [entry for entry in pictures if isinstance(entry, dict)] if isinstance(pictures, list) else [],
+        _mapping(folder / STABILITY, notes),
         tuple(notes),
     )
 

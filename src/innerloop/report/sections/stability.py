@@ -12,12 +12,13 @@ from innerloop.diagnose.finding import NotEvaluated
 from innerloop.diagnose.forgetting import Matrix, summary
 from innerloop.diagnose.streams import matrix_of, rows_of_tasks, timeline_of
 from innerloop.report import chart
-from innerloop.report.chart import SERIES, Chart
+from innerloop.report.chart import FAINT, SERIES, WRONG, Chart
 from innerloop.report.curves import Curve, half_width
 from innerloop.report.markup import Raw, number, table, with_interval
 from innerloop.report.records import RunRecords
 from innerloop.report.section import Section, of_each_run
 
+_MOST_LOST = 2.0  # of the gain, that a bar is drawn for: what is beyond is lost twice over
 #: Metrics as a reader finds them, by name in `diagnose.forgetting.summary`.
 _WORDS = {
     "average_accuracy": "average score at the end",
@@ -111,6 +112,54 @@ def metrics(run: RunRecords) -> Raw:
     return Raw(table(("metric", "value, 95 % over tasks"), rows, caption="What was kept, in numbers"))
 
 
+def perturbations(run: RunRecords) -> Chart:
+    """What each perturbation costs, the worst first."""
+    effects = run.stability.get("effects")
+    if not effects:
+        raise NotEvaluated("it is measured by 'innerloop stability RUN'")
+    known = [e for e in effects if e.get("lost") is not None]
+    known.sort(key=lambda effect: -effect["lost"])
+    labels = [f"{effect['name']}: {effect['size']}" for effect in known]
+    errors = [effect.get("lost_ci95") or 0.0 for effect in known]
+    harmful = [effect["lost"] > error for effect, error in zip(known, errors, strict=True)]
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [chart.text(label) for label in labels],
+        "x": [min(effect["lost"], _MOST_LOST) for effect in known],
+        "error_x": {"type": "data", "array": errors, "thickness": 1, "color": chart.colour("ink-soft")},
+        "marker": {
+            "color": [chart.colour(WRONG if bad else FAINT) for bad in harmful],
+            "pattern": {"shape": ["/" if bad else "" for bad in harmful]},
+        },
+        "hovertemplate": "%{y}<br>%{x:.0%} of the gain<extra></extra>",
+    }
+    layout = {
+        "xaxis": {"title": {"text": "lost share of the gain over a constant guess"}, "tickformat": ".0%"},
+        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True},
+    }
+    rows = [
+        (label, _percent(e, "lost"), number(e.get("score")), number(e.get("harm")), e.get("n"))
+        for label, e in zip(labels, known, strict=True)
+    ]
+    return Chart(
+        "What perturbations cost",
+        "The longest bar is what the model bears least. Hatched bars are harm beyond doubt; at 100 % it is "
+        "no better than a constant guess. Lines are 95 % intervals over the same tasks.",
+        [trace],
+        layout,
+        ("perturbation", "lost share of the gain", "score", "worse by", "tasks"),
+        rows,
+        wide=True,
+        height=60 + 24 * len(known),
+    )
+
+
+def _percent(effect: dict[str, Any], name: str) -> str:
+    error = effect.get(f"{name}_ci95")
+    return f"{effect[name]:.0%}" + (f" ± {error:.0%}" if error is not None else "")
+
+
 def _grid(title: str, look_for: str, matrix: Matrix, rows: Sequence[str], unit: str) -> Chart:
     means = matrix.scores.mean(2)
     trace = {
@@ -144,5 +193,6 @@ SECTION = Section(
         ("families after each stage", after_stages),
         ("tasks in a row", tasks_in_a_row),
         ("metrics of forgetting", metrics),
+        ("perturbations", perturbations),
     ),
 )
