@@ -28,7 +28,8 @@ def sequential(
 ) -> Tensor:
     """Scores [n, T + 1, T]: of each of n sequences, row i after adapting to i tasks, on each of its T tasks.
 
-    Row 0 is before any adaptation. Each task begins with the parameters that the one before it ended with.
+    Row 0 is before any adaptation, and NaN for a learner that predicts nothing before it has seen a support
+    set. Each task begins with the parameters that the one before it ended with.
 
     Args:
         tasks: the T tasks of the sequences by name, in their order, each stacked [n, ...].
@@ -60,9 +61,12 @@ def sequential(
     keys = tensor_keys(key(0, "sequential"), num_tasks(episodes[0]), episodes[0].support.x.device)
     try:
         with torch.no_grad(), running_in(ways=count_ways(episodes[0].support.y)):
-            return over_tasks(one_sequence, episodes, keys, axis=axis, owner=None)
+            scores = over_tasks(one_sequence, episodes, keys, axis=axis, owner=None)
     except NotImplementedError as error:
         raise NotEvaluated("what it adapts is no state that a next task could begin with") from error
+    if learner.amortised:
+        scores[:, 0] = torch.nan
+    return scores
 
 
 def sequential_rows(scores: Tensor, names: list[str], step: int) -> list[Row]:
