@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +52,7 @@ def run(argv: list[str]) -> int:
 
     tell(f"{len(question.space)} knobs: " + "  ".join(f"{knob.name}={knob}" for knob in question.space))
     try:
-        with Interrupt() as interrupt:
+        with _quiet(), Interrupt() as interrupt:
             search = Search(question, out, tell, interrupt)
             found = search.run()
     except KeyboardInterrupt:
@@ -62,6 +65,18 @@ def run(argv: list[str]) -> int:
     else:
         print(text(told, out))
     return 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks of single trainings: a trial says in its own line what went wrong."""
+    log = logging.getLogger("innerloop")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def text(told: dict[str, Any], out: Path) -> str:
