@@ -15,11 +15,13 @@ class RetainConfig:
     """What is done against forgetting; several may be on at once, and by default none is.
 
     What a stage of a stream leaves behind (an anchor, the importance of each parameter) is taken when it
-    ends. A run that starts from another one (`start`) has those weights as its first anchor. Tasks are kept
-    as they were drawn, with their examples.
+    ends; so `l2`, `ewc`, `si` and `distill` are refused where there are no stages. A run that starts from
+    another one (`start`) has those weights as its first anchor, which `l2` and `distill` need no stage for.
+    Tasks are kept as they were drawn, with their examples.
 
     Args:
-        replay: the share of each step's tasks, in [0, 1), that is drawn from the memory instead.
+        replay: the share of each step's tasks, in [0, 1), that is drawn from the memory instead, rounded to
+            whole tasks; neither none of them nor all.
         memory: how many tasks are kept, >= 1, for `replay` and `project`.
         balance: which: `reservoir` keeps each task seen so far with the same probability (Vitter 1985);
             `family` gives every family seen so far an equal part of the memory, and a reservoir each.
@@ -36,7 +38,8 @@ class RetainConfig:
         si_damping: xi, > 0, which bounds the importance of parameters that hardly moved.
         distill: weight, >= 0, of learning without forgetting: the loss between what the learner predicts
             after adapting to today's tasks, and what the last anchor predicts after adapting to them (Li and
-            Hoiem 2016, arXiv:1606.09282, on adapted models).
+            Hoiem 2016, arXiv:1606.09282, on adapted models), with whatever else the learner's outer loss has
+            in it. Not for learners whose outer loss takes no predictions for labels: these are refused.
         project: averaged gradient episodic memory: where the meta-gradient would raise the loss on as many
             tasks from the memory, that part is taken out of it (Chaudhry et al. 2019, arXiv:1812.00420).
     """
