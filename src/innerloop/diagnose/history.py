@@ -94,7 +94,7 @@ class History:
             ) from error
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Take in more lines of the probe."""
+        """Take in more lines of the probe, `rows`."""
         for row in rows:
             if row.get("name") == "setup":
                 self.setup = dict(row["value"])
@@ -129,11 +129,11 @@ class History:
         return [step for step, _ in self._rows("wrong", {"split": "val"})]
 
     def has(self, name: str, **place: Any) -> bool:
-        """Whether a quantity was measured, at a place such as `split="val"`."""
+        """Whether the quantity `name` was measured, at a `place` such as `split="val"`."""
         return bool(self._rows(name, place))
 
     def series(self, name: str, **place: Any) -> Series:
-        """A quantity over the run.
+        """The quantity `name` over the run, at a `place` such as `split="val"`.
 
         Raises:
             NotEvaluated: it was not measured; the reason is the one that the probe wrote down.
@@ -147,13 +147,13 @@ class History:
         return Series([step for step, _ in found], [values for _, values in found])
 
     def places(self, name: str, what: str) -> list[Any]:
-        """The inner steps, layers or splits that a quantity was measured at, in order of appearance."""
+        """Where the quantity `name` was measured, by `what`: inner_step, layer, ...; in order."""
         index = 1 + PLACE.index(what)
         keys = [key for key in self._found if key[0] == name and key[index] is not None]
         return list(dict.fromkeys(key[index] for key in keys))
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """A setting of the run by its dotted name, such as `optimizer.lr`."""
+        """A setting of the run by its dotted name, such as `optimizer.lr`; `default` if it has none."""
         node: Any = self.config
         for part in name.split("."):
             if not isinstance(node, Mapping) or part not in node:

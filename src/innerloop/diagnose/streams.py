@@ -19,6 +19,9 @@ def matrix_of(history: History) -> Matrix:
 
     A score is the accuracy, or 1 - loss / loss of the trivial predictor, whose loss is the family's mean.
 
+    Args:
+        history: the records of a run.
+
     Raises:
         NotEvaluated: the run was on no stream, or is not through its first stage.
     """
@@ -34,6 +37,9 @@ def matrix_of(history: History) -> Matrix:
 
 def timeline_of(history: History) -> Timeline:
     """How well each family is adapted to afresh, at every look.
+
+    Args:
+        history: the records of a run.
 
     Raises:
         NotEvaluated: the run was on no stream, its families came all at once, or training has not begun.
@@ -52,6 +58,9 @@ def timeline_of(history: History) -> Timeline:
 
 def rows_of_tasks(history: History) -> Matrix:
     """Adaptation-forgetting: after adapting to one task more without going back, how well each is done.
+
+    Args:
+        history: the records of a run.
 
     Raises:
         NotEvaluated: it was not measured; the reason is the one that the probe wrote down.

@@ -145,21 +145,21 @@ class Descent:
         return (1 - self.inner_lr * self.curvatures) ** steps
 
     def adapted(self, theta: Tensor, centres: Tensor) -> Tensor:
-        """Parameters [T, d] that descent from theta reaches: theta - (1 - A) (theta - c)."""
+        """Parameters [T, d] that descent from theta reaches: theta - (1 - A) (theta - c), c the `centres`."""
         return theta - (1 - self.contraction) * (theta - centres)
 
     def meta_losses(self, theta: Tensor, centres: Tensor) -> Tensor:
-        """The loss [T] of each task after adaptation: 1/2 sum h A^2 (theta - c)^2."""
+        """The loss [T] of each task after adaptation: 1/2 sum h A^2 (theta - c)^2, c the `centres`."""
         away = self.adapted(theta, centres) - centres
         return 0.5 * (self.curvatures * away.square()).sum(-1)
 
     def expected_meta_loss(self, theta: Tensor) -> float:
-        """The meta-loss over the whole distribution: that of a task at the mean centre, plus the floor."""
+        """The meta-loss of `theta` over the distribution: that of a task at the mean centre, plus the floor."""
         middle = torch.full_like(self.curvatures, self.centre)
         return float(self.meta_losses(theta, middle)) + self.floor
 
     def meta_gradients(self, theta: Tensor, centres: Tensor, *, first_order: bool = False) -> Tensor:
-        """The gradient [T, d] of each task's meta-loss, A h A (theta - c); one A less if `first_order`."""
+        """Gradients [T, d] of tasks' meta-losses, A h A (theta - c), c of `centres`; one A less: `first_order`."""
         slope = self.curvatures * self.contraction * (theta - centres)
         return slope if first_order else self.contraction * slope
 
