@@ -154,12 +154,12 @@ class Descent:
         return 0.5 * (self.curvatures * away.square()).sum(-1)
 
     def expected_meta_loss(self, theta: Tensor) -> float:
-        """The meta-loss of `theta` over the distribution: that of a task at the mean centre, plus the floor."""
+        """The meta-loss of `theta` over all tasks: that of a task at the mean centre, plus the floor."""
         middle = torch.full_like(self.curvatures, self.centre)
         return float(self.meta_losses(theta, middle)) + self.floor
 
     def meta_gradients(self, theta: Tensor, centres: Tensor, *, first_order: bool = False) -> Tensor:
-        """Gradients [T, d] of tasks' meta-losses, A h A (theta - c), c of `centres`; one A less: `first_order`."""
+        """Each task's gradient [T, d], A h A (theta - c), c of `centres`; one A less if `first_order`."""
         slope = self.curvatures * self.contraction * (theta - centres)
         return slope if first_order else self.contraction * slope
 
