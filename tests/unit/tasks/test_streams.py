@@ -28,15 +28,17 @@ def test_the_ready_made_streams_are_all_asked() -> None:
 # --- in time ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 3])
-@pytest.mark.parametrize("steps", [6, 7, 10, 600, 999])
-def test_in_a_sequence_each_family_has_its_share_of_the_steps(steps: int, rounds: int) -> None:
-    """And the step at an edge is of the next family: where k / steps is not exact, as for 3 of 9 parts."""
-    stream = TaskStream(THREE, rounds=rounds)
-    order = list(range(3)) * rounds
+@pytest.mark.parametrize(("sources", "rounds"), [(THREE, 1), (THREE, 3), (THREE[:2], 11)])
+@pytest.mark.parametrize("steps", [6, 7, 22, 600, 999])
+def test_in_a_sequence_each_family_has_its_share_of_the_steps(
+    sources: list[str], rounds: int, steps: int
+) -> None:
+    """And the step at an edge is of the next family, where k / 22 * 22 falls short of k as well."""
+    stream = TaskStream(sources, rounds=rounds)
+    order = list(range(len(sources))) * rounds
     for step in range(steps):
         weights = stream.weights_at(step / steps)
-        assert weights == [float(family == order[step * len(order) // steps]) for family in range(3)]
+        assert weights == [float(f == order[step * len(order) // steps]) for f in range(len(sources))]
 
 
 def test_the_last_moment_is_of_the_last_family() -> None:
@@ -174,6 +176,13 @@ def test_resizing_changes_every_family_at_test_and_none_in_training(name: str) -
     for number in range(len(stream.names)):
         assert other.family(number).spec.shots == other.spec.shots == 2
         assert equal(other.family(number).sample("train", 2, 0), stream.family(number).sample("train", 2, 0))
+
+
+def test_resizing_keeps_names_and_schedule() -> None:
+    stream = TaskStream(["Sinusoid", "Linear"], ["a", "b"], schedule="drift", rounds=3)
+    other = stream.resized(shots=2)
+    assert (other.names, other.schedule, other.rounds) == (("a", "b"), "drift", 3)
+    assert other.weights_at(0.1) == stream.weights_at(0.1)
 
 
 @pytest.mark.parametrize("name", ["TaskStream", *STREAMS])
