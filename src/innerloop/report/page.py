@@ -68,8 +68,33 @@ def render(runs: Sequence[RunRecords]) -> str:
     title = esc(head.summary(runs))
     several = len(runs) > 1
     anchors = {section.id: section.title for section in SECTIONS}
-    made = _Charts()
+    made = Charts()
     body = "".join(_section(section, blocks, made, several=several) for section, blocks in drawn)
+    main = f"""
+{_verdicts(runs)}{_findings(runs, anchors)}{body}
+<section id="appendix" aria-labelledby="appendix-title"><h2 id="appendix-title">Appendix</h2>
+<p class="question">Every rule, fired, passed or not evaluated; versions; how to train it again.</p>
+{folded("Rules, commands and versions", appendix.parts(runs, "h3"), kind="appendix")}</section>
+"""
+    foot = "from the run folders alone. Intervals are 95 % over tasks unless another meaning is named."
+    skip = '<a class="skip" href="#verdict">Skip to the verdict</a>'
+    return document("innerloop report", title, main, made, foot=foot, skip=skip, contents=_contents())
+
+
+def document(
+    brand: str, title: str, main: str, made: Charts, *, foot: str, skip: str = "", contents: str = ""
+) -> str:
+    """A whole page around its sections, with all that its charts need.
+
+    Args:
+        brand, title: what kind of page it is, and its heading, both as HTML.
+        main: its sections, whose charts are `made`.
+        foot: what "Made by innerloop ..." goes on with.
+        skip, contents: a link past the head, and one to each section.
+
+    Raises:
+        ConfigError: plotly is not installed.
+    """
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -78,23 +103,17 @@ def render(runs: Sequence[RunRecords]) -> str:
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="color-scheme" content="light dark">
 <meta name="generator" content="innerloop {__version__}">
-<title>{title} · innerloop report</title>
+<title>{title} · {brand}</title>
 <link rel="icon" href="{_ICON}">
 <style>
 {_asset("page.css")}</style>
 </head>
 <body>
-<a class="skip" href="#verdict">Skip to the verdict</a>
-<header><p class="brand">innerloop report</p><h1>{title}</h1>{_contents()}</header>
+{skip}
+<header><p class="brand">{brand}</p><h1>{title}</h1>{contents}</header>
 <main>
-<noscript><p>Charts need JavaScript; their numbers stand in a table below each.</p></noscript>
-{_verdicts(runs)}{_findings(runs, anchors)}{body}
-<section id="appendix" aria-labelledby="appendix-title"><h2 id="appendix-title">Appendix</h2>
-<p class="question">Every rule, fired, passed or not evaluated; versions; how to train it again.</p>
-{folded("Rules, commands and versions", appendix.parts(runs, "h3"), kind="appendix")}</section>
-</main>
-<footer><p>Made by innerloop {__version__} from the run folders alone. Intervals are 95 % over tasks unless
-another meaning is named.</p></footer>
+<noscript><p>Charts need JavaScript; their numbers stand in a table below each.</p></noscript>{main}</main>
+<footer><p>Made by innerloop {__version__} {foot}</p></footer>
 {made.data()}<script>
 {_plotly()}
 </script>
@@ -105,7 +124,7 @@ another meaning is named.</p></footer>
 """
 
 
-class _Charts:
+class Charts:
     """The charts of a page, numbered as they come."""
 
     def __init__(self) -> None:
@@ -162,7 +181,7 @@ def _findings(runs: Sequence[RunRecords], anchors: dict[str, str]) -> str:
     )
 
 
-def _section(section: Section, blocks: Sequence[Block], made: _Charts, *, several: bool) -> str:
+def _section(section: Section, blocks: Sequence[Block], made: Charts, *, several: bool) -> str:
     parts = []
     for block in blocks:
         named = several and block.run
