@@ -2,12 +2,12 @@
 
     python benchmarks/stability.py --streams sinusoids,digits,alphabets --seeds 3 --jobs 2
 
-Each run is trained on one family after another. `gain` is what a stage brings to its own family beyond what a
-learner had that stopped after the first stage, as a share of what training without a remedy brings. `kept` is
-the share of that naive run's forgetting that does not happen: 1 - F / F_naive, with F the mean over old families
-of the best score less the last (Chaudhry et al. 2018). `worst` is the worst-case accuracy, `gap` the dip after a
-switch (De Lange et al. 2023), `cost` the time of the outer steps beside that of naive. Scores are accuracies, or
-1 - loss / loss of the trivial predictor. Intervals: 95 % over seeds (Student's t).
+Each run is trained on one family after another. `gain` is what a stage brings to its own family beyond what
+a learner had that stopped after the first stage, as a share of what training without a remedy brings. `kept`
+is the share of that naive run's forgetting that does not happen: 1 - F / F_naive, with F the mean over old
+families of the best score less the last (Chaudhry et al. 2018). `worst` is the worst-case accuracy, `gap` the
+dip after a switch (De Lange et al. 2023), `cost` the time of the outer steps beside that of naive. Scores are
+accuracies, or 1 - loss / loss of the trivial predictor. Intervals: 95 % over seeds (Student's t).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def measured(
 ) -> dict[str, Any]:
     """The metrics of one run, and its matrix of mean scores."""
     given = PROBLEMS[problem]
-    settings = {n: strengths.get(n, v) for n, v in REMEDIES.get(remedy, {}).items()}
+    settings: dict[str, Any] = {n: strengths.get(n, v) for n, v in REMEDIES.get(remedy, {}).items()}
     config = TrainConfig(
         steps=max(30, int(share * given.steps)),
         tasks_per_step=given.tasks_per_step,
