@@ -36,6 +36,8 @@ class Kind:
         conflict: cosine of the gradients of two families of tasks, if there are two.
         images: whether its tasks are images, judged by accuracy.
         leak: the check before training that does not hold, if any.
+        forgets: of a stream of three families, the share of a family's score that later stages take; None is
+            no stream.
     """
 
     start: float = 3.6
@@ -51,9 +53,12 @@ class Kind:
     conflict: float | None = None
     images: bool = False
     leak: str = ""
+    forgets: float | None = None
 
 
+FAMILIES = ("sine", "line", "wave")
 HEALTHY = Kind()
+STREAM = Kind(forgets=0.3)
 CONVERGED = Kind(start=3.6, end=0.5, power=14.0)
 STALLED = Kind(start=3.7, end=3.7, dependence=0.01, update=4e-8, signal=6.0, curvature=(0.1, 0.1))
 DIVERGED = Kind(curvature=(0.4, 4.7), sensitivity=30.0, broken=0.6)
@@ -132,7 +137,7 @@ def _records(kind: Kind, looks: int, tasks: int, seeds: tuple[int, int]) -> Iter
         for split in ("val", "train")
     }
     level = math.log(5) if kind.images else 4.0
-    yield {"step": 0, "name": "setup", "value": _setup(kind, tasks, seeds[1])}
+    yield {"step": 0, "name": "setup", "value": _setup(kind, tasks, seeds[1], looks)}
     for name in ("state_leak", "query_leak", "class_leak", "transduction"):
         yield _row(0, name, [0.5 if name == kind.leak else 0.0])
     for h in (4, 5, 6, 8):
@@ -140,6 +145,18 @@ def _records(kind: Kind, looks: int, tasks: int, seeds: tuple[int, int]) -> Iter
     for split, scale in hard.items():
         values = np.full(len(scale), level) if kind.images else level * scale
         yield _row(0, "trivial", values, split=split)
+    if kind.forgets is not None:
+        yield from _stream(kind.forgets, looks, rng)
+    for i in range(4):
+        for j in range(3):
+            place = {
+                "split": "val",
+                "inner_step": i,
+                "family": FAMILIES[j] if kind.forgets else f"task {j + 1}",
+            }
+            score = 0.8 if i == j + 1 else 0.2
+            values = np.full(12, score if kind.images else 4.0 * (1.0 - score))
+            yield _row(100 * (looks - 1), "sequential", values + 0.01 * rng.random(12), **place)
     for look in range(looks):
         step, done = 100 * look, look / (looks - 1)
         mean = kind.end + (kind.start - kind.end) * (1 + 12 * done) ** -kind.power
@@ -206,7 +223,7 @@ def _wide(
     yield _row(step, "first_order_error", [0.25 + 1.5 * done])
 
 
-def _setup(kind: Kind, tasks: int, seed: int) -> Row:
+def _setup(kind: Kind, tasks: int, seed: int, looks: int) -> Row:
     baselines = (
         {"nearest_neighbour": 0.45, "untrained_centroid": 0.38} if kind.images else {"support_mean": 4.0}
     )
@@ -222,7 +239,26 @@ def _setup(kind: Kind, tasks: int, seed: int) -> Row:
         "loss": "cross_entropy" if kind.images else "mse",
         "baselines": baselines,
         "skipped": {},
-    }
+    } | ({} if kind.forgets is None else {"families": list(FAMILIES), "stages": _stages(looks)})
+
+
+def _stages(looks: int) -> list[Row]:
+    length = 100 * (looks - 1) // 3
+    return [{"family": n, "start": i * length, "end": (i + 1) * length} for i, n in enumerate(FAMILIES)]
+
+
+def _stream(forgets: float, looks: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Three stages: a family rises to 0.9 in its own, and falls by `forgets` in each later one."""
+    length = 100 * (looks - 1) // 3
+    for j, name in enumerate(FAMILIES):
+        yield _row(0, "trivial", np.full(20, 4.0), split="val", family=name)
+        spread = 0.05 * rng.standard_normal(20)
+        for step in sorted({0, *range(length // 4, 3 * length + 1, length // 4)}):
+            stage = max(0, -(-step // length) - 1)
+            score = 0.1 if stage < j or step == 0 else 0.9 - forgets * (stage - j)
+            loss = 4.0 * (1.0 - score - spread)
+            for quantity in ("post", "score"):
+                yield _row(step, quantity, loss, split="val", family=name)
 
 
 def _metrics(kind: Kind, rows: list[Row], steps: int) -> Iterator[Row]:

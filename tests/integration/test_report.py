@@ -18,6 +18,10 @@ from innerloop.report.sections import SECTIONS
 TINY = "--steps 60 --tasks-per-step 2 --validation.every 30 --validation.episodes 4 --probe.every 3 --seed 3"
 ASKED = {
     "families of tasks",
+    "families over training",
+    "families after each stage",
+    "metrics of forgetting",
+    "perturbations",
     "meta-gradient against quotients",
     "clipped steps",
 }  # where there is one, or on demand
@@ -29,7 +33,13 @@ RUNS = {
     "ProtoNet on Glyphs": (
         "--algorithm ProtoNet --tasks Glyphs --model.width 4 --tasks.queries 3 --tasks.ways 3",
         {"numbers", "query loss by inner step", "support loss by inner step", "curvature", "safety factor"}
-        | {"longer inner steps", "sensitivity", "gradients through the inner loop", "first-order gap"}
+        | {
+            "tasks in a row",
+            "longer inner steps",
+            "sensitivity",
+            "gradients through the inner loop",
+            "first-order gap",
+        }
         | {"comparison"}
         | ASKED,
     ),

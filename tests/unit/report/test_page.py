@@ -21,7 +21,18 @@ from innerloop.report.chart import Chart
 from innerloop.report.records import RunRecords, read
 from innerloop.report.section import Block
 from innerloop.report.sections import SECTIONS, comparison
-from synthetic_runs import CONVERGED, DIVERGED, HEALTHY, IMAGES, MEMORISED, STALLED, Kind, planted, write_run
+from synthetic_runs import (
+    CONVERGED,
+    DIVERGED,
+    HEALTHY,
+    IMAGES,
+    MEMORISED,
+    STALLED,
+    STREAM,
+    Kind,
+    planted,
+    write_run,
+)
 
 KINDS = {
     "healthy": HEALTHY,
@@ -31,6 +42,9 @@ KINDS = {
     "memorised": MEMORISED,
     "images": IMAGES,
 }
+#: What is drawn of streams, or where it was asked for.
+STREAMS = {"families over training", "families after each stage", "metrics of forgetting"}
+ASKED = {"families of tasks", "perturbations", *STREAMS}
 VOID = {"meta", "link", "img", "br", "path"}
 
 
@@ -104,7 +118,7 @@ def titles(*runs: RunRecords) -> list[str]:
 def test_everything_that_was_recorded_is_drawn(name: str, tmp_path: Path) -> None:
     run = read(write_run(tmp_path, KINDS[name]))
     assert run.notes == ()
-    assert set(missing(run)) == {"comparison", "families of tasks"}
+    assert set(missing(run)) == {"comparison", *ASKED}
     assert len(titles(run)) >= 20
 
 
@@ -257,7 +271,7 @@ def test_the_worst_tasks_come_first_and_what_is_not_finite_before_them(kind: Kin
 
 def test_families_that_pull_apart_are_drawn_as_planted(tmp_path: Path) -> None:
     run = read(write_run(tmp_path, planted(HEALTHY, conflict=-0.5)))
-    assert set(missing(run)) == {"comparison"}
+    assert set(missing(run)) == {"comparison", *ASKED} - {"families of tasks"}
     assert trace(run, "Cosine of the meta-gradients", "sine, line")["y"] == pytest.approx([-0.5] * 7)
 
 
@@ -274,6 +288,42 @@ def test_quotients_are_drawn_by_distance(tmp_path: Path) -> None:
     found = trace(read(write_run(tmp_path)), "Meta-gradient against difference quotients", "direction 2")
     assert found["x"] == [1e-4, 1e-5, 1e-6, 1e-8]
     assert found["y"] == pytest.approx([2e-5, 2e-6, 2e-7, 2e-9])
+
+
+def test_a_stream_is_drawn_as_planted_and_its_forgetting_is_a_finding(tmp_path: Path) -> None:
+    run = read(write_run(tmp_path, STREAM))
+    assert set(missing(run)) == {"comparison", "families of tasks", "perturbations"}
+    line = trace(run, "Every family, from the first stage", "sine")
+    assert line["x"][-1] == 2400
+    assert line["y"][-1] == pytest.approx(0.3, abs=0.05)
+    lost = next(f for f in run.diagnosis.findings if f.id == "FORGETTING")
+    assert lost.value == pytest.approx((0.6 + 0.3) / 2, abs=1e-6)
+    assert lost.plot == "stability"
+    words = said(
+        "".join(str(p) for b in drawn(run)["stability"] for p in b.parts if not isinstance(p, Chart))
+    )
+    assert "forgetting, best score less the last (Chaudhry et al.) 0.45" in words
+    assert "undefined because no reference" in words
+
+
+def test_what_perturbations_cost_is_drawn_the_worst_first(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, HEALTHY)
+    effects = [
+        {"name": name, "size": "x 2", "lost": lost, "lost_ci95": 0.1, "score": 1.0, "harm": lost, "n": 20}
+        for name, lost in (("inner rate", 0.05), ("labels </script>", 0.7), ("shots", None), ("far off", 1e9))
+    ]
+    (folder / "stability.json").write_text(json.dumps({"effects": effects}), "utf-8")
+    run = read(folder)
+    chart = next(
+        p for b in drawn(run)["stability"] for p in b.parts if isinstance(p, Chart) and "cost" in p.title
+    )
+    assert [label.partition(":")[0] for label in chart.traces[0]["y"]] == [
+        "far off",
+        "labels &lt;/script&gt;",
+        "inner rate",
+    ]
+    assert chart.traces[0]["x"] == [2.0, 0.7, 0.05]
+    assert chart.traces[0]["marker"]["pattern"]["shape"] == ["/", "/", ""]
 
 
 def test_every_rule_points_to_a_section_that_there_is() -> None:
@@ -313,7 +363,7 @@ def test_what_is_measured_on_fewer_tasks_is_compared_with_the_first_of_them(tmp_
             row["values"] = row["values"][:25]
     (folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     run = read(folder)
-    assert set(missing(run)) == {"comparison", "families of tasks"}
+    assert set(missing(run)) == {"comparison", *ASKED}
     first = run.history.series("post", split="val").values[0][:25]
     found = trace(run, "Loss on the probe tasks", "after adaptation, 95 % interval")
     assert found["y"][0] == pytest.approx(first.mean(), rel=1e-4)
