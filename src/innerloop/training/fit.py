@@ -89,8 +89,10 @@ def start(
 
 def check_same_stages(tasks: TaskSource, config: TrainConfig, folder: RunFolder) -> None:
     """Raise `ConfigError` if a stream would go on in other stages than those it was begun with."""
+    if not stage_ends(tasks, config):
+        return
     before = read_yaml(folder.path / CONFIG).get("steps")
-    if before != config.steps and stage_ends(tasks, config):
+    if before != config.steps:
         raise ConfigError(
             f"steps = {config.steps} for a run on a stream that was begun with {before}",
             expected=f"steps = {before}: the stages of a stream are shares of it, so another number moves "
