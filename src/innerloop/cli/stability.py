@@ -21,7 +21,7 @@ _OPTIONS = (
     Option("split", "train, val or test", "NAME", "test"),
     Option("episodes", "number of fixed tasks", "N", "200"),
     Option("seed", "which tasks: the same seed gives the same ones to every run", "N", "0"),
-    Option("only", "perturbations by name, such as inner-rate,shots; 'seed' is one too", "NAMES", "all"),
+    Option("only", "these by name alone, such as inner-rate,shots,seed; in the file too", "NAMES", "all"),
     Option("ood", "another source of tasks, that it was not trained on; --ood.NAME VALUE sets it up", "NAME"),
     Option("fail_on", "warn or error: what exits with another code than 0", "NAME", "warn"),
     JSON,

@@ -32,8 +32,6 @@ _LITTLE, _LONGER = (
 )  # times the inner rate: a large loss is an error at the first, a warning at the second
 _TWICE, _FAR = 2, 5  # times the inner steps: likewise, and what is looked at
 _MENDED = 0.1  # share that half the inner rate may lose to be a remedy
-_CLIP = 10.0  # bound on an inner gradient that is offered
-_OUTLIERS = 0.1  # share of outliers that is offered for training
 
 _ADVERSARIES = {"adversarial queries": "adversary.query", "adversarial supports": "adversary.support"}
 
@@ -193,11 +191,6 @@ def fragile_to_outliers(effects: Effects) -> Finding | Passed:
     worst = max(found, key=_lost)
     if not _beyond(worst, OUTLIER):
         return Passed(_lost(worst), OUTLIER)
-    remedy: dict[str, Any] = {}
-    if effects.has_setting("tasks", "outliers") and not effects.setting("tasks.outliers"):
-        remedy |= {"tasks.outliers": _OUTLIERS}
-    if effects.has_setting("algorithm", "inner_clip") and not effects.setting("algorithm.inner_clip"):
-        remedy |= {"algorithm.inner_clip": _CLIP}
     why = [f"{worst.size}: {_told(worst)}"]
     why += [f"{e.size}: {_told(e)}" for e in effects.all if e.name == "support labels"][:2]
     return Finding(
@@ -205,9 +198,9 @@ def fragile_to_outliers(effects: Effects) -> Finding | Passed:
         f"one wrong example of {effects.setup['support']} costs {_percent(_lost(worst))} of its gain",
         _lost(worst),
         OUTLIER,
-        "train with outliers in the support, bound what one example can do, or use more shots",
+        "use more shots, if there are more; else look for the wrong example before adapting",
         tuple(why),
-        remedy,
+        {"tasks.shots": 2 * effects.setup["shots"]},
     )
 
 
