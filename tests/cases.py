@@ -35,6 +35,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "FOMAML": {"inner_lr": 0.1, "inner_steps": 2},
     "ImplicitMAML": {"inner_lr": 0.05, "inner_steps": 2, "proximal": 2.0},
     "LEO": {"latents": 4, "latent_steps": 2, "finetuning_steps": 1, "encoder_weight": 0.0},
+    "LaMAML": {"inner_lr": 0.15, "inner_steps": 2, "inner_batch": 3},
     "LearnedAggregation": {"inner_lr": 0.1, "inner_steps": 2, "attention": 0.5},
     "LearnedOptimizer": {"inner_steps": 3, "test_inner_steps": 3, "init_scale": None},
     "LearningToAdapt": {"inner_lr": 0.1, "inner_steps": 2},

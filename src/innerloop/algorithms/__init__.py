@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from innerloop.algorithms.conditional_neural_process import ConditionalNeuralProcess
     from innerloop.algorithms.fomaml import FOMAML
     from innerloop.algorithms.implicit_maml import ImplicitMAML
+    from innerloop.algorithms.la_maml import LaMAML
     from innerloop.algorithms.learned_aggregation import LearnedAggregation
     from innerloop.algorithms.learned_optimizer import LearnedOptimizer
     from innerloop.algorithms.learning_to_adapt import LearningToAdapt
@@ -53,6 +54,7 @@ REGISTRY = {
     "FOMAML": "fomaml",
     "ImplicitMAML": "implicit_maml",
     "LEO": "leo",
+    "LaMAML": "la_maml",
     "LearnedAggregation": "learned_aggregation",
     "LearnedOptimizer": "learned_optimizer",
     "LearningToAdapt": "learning_to_adapt",
@@ -93,6 +95,7 @@ __all__ = [
     "BaselinePlusPlus",
     "ConditionalNeuralProcess",
     "ImplicitMAML",
+    "LaMAML",
     "LearnedAggregation",
     "LearnedOptimizer",
     "LearningToAdapt",

@@ -1,5 +1,6 @@
 """How the outer gradient is obtained: an object, not a flag."""
 
+from innerloop.gradients.asynchronous import Asynchronous
 from innerloop.gradients.base import MetaGradient, Record
 from innerloop.gradients.displacement import Displacement
 from innerloop.gradients.evolution import Evolution
@@ -10,6 +11,7 @@ from innerloop.gradients.truncated import Truncated
 from innerloop.gradients.unrolled import Unrolled
 
 __all__ = [
+    "Asynchronous",
     "Displacement",
     "Evolution",
     "FirstOrder",

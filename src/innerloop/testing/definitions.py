@@ -18,7 +18,7 @@ from innerloop.core.learner import adapt, outer_weights, states
 from innerloop.core.mode import at_stream, count_ways, running_in
 from innerloop.core.types import Episode, Fast, Meta
 from innerloop.core.vectorise import num_tasks, take
-from innerloop.gradients import Displacement, Implicit
+from innerloop.gradients import Asynchronous, Displacement, FirstOrder, Implicit, Unrolled
 from innerloop.gradients.base import learned
 from innerloop.gradients.chain import held, inputs_of, moving
 from innerloop.gradients.sweep import Sweep
@@ -44,11 +44,16 @@ def gradient_equals_its_definition(learner: Any, meta: Meta, episodes: Episode) 
 
     Along the gradient and along each leaf's largest entry, for a path that holds something constant: the
     difference quotient of the objective while that is held at its values. For `Implicit`: the solution
-    of the linear system, solved directly. For `Displacement`: the distance moved.
+    of the linear system, solved directly. For `Displacement`: the distance moved. For `Asynchronous`: the
+    distance that its two updates move, from the gradient along the same path.
     """
     path = learner.gradient
     if isinstance(path, Displacement):
         close(learned(estimate(learner, meta, episodes)[0]), _displacement(learner, meta, episodes), 1e-9)
+    elif isinstance(path, Asynchronous):
+        close(
+            learned(estimate(learner, meta, episodes)[0]), _one_after_another(learner, meta, episodes), 1e-9
+        )
     elif isinstance(path, Implicit):
         _is_implicit(learner, meta, episodes, path)
     else:
@@ -73,6 +78,18 @@ def _displacement(learner: Any, meta: Meta, episodes: Episode) -> Meta:
 
     moves = _each(learner, episodes, moved)
     return tree.map(lambda *leaves: torch.stack(leaves).mean(0), *moves)
+
+
+def _one_after_another(learner: Any, meta: Meta, episodes: Episode) -> Meta:
+    """`meta` less what it is after an update of the rates, and then one of the weights by the new rates."""
+    path = learner.gradient
+    plain = FirstOrder() if path.first_order else Unrolled()
+    grads, _ = estimate(learner, meta, episodes, gradient=plain)
+    rates = {name: a - path.rate_lr * grads["rates"][name] for name, a in meta["rates"].items()}
+    params = {
+        name: p - rates[name].clamp(min=0) * grads["params"][name] for name, p in meta["params"].items()
+    }
+    return tree.map(lambda before, after: before - after, learned(meta), {"params": params, "rates": rates})
 
 
 # --- something held constant -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from innerloop.training import experiment
 from innerloop.training.experiment import RunConfig, build_model
 
 #: Those that the comparison leaves out, since their tasks are not classification or not few-shot.
-ELSEWHERE = {"ANML", "ConditionalNeuralProcess", "LearnedOptimizer", "LearningToAdapt", "OML"}
+ELSEWHERE = {"ANML", "ConditionalNeuralProcess", "LaMAML", "LearnedOptimizer", "LearningToAdapt", "OML"}
 
 
 @pytest.fixture
