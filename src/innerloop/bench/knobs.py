@@ -16,8 +16,9 @@ from innerloop.training.experiment import RunConfig
 from innerloop.training.retain.config import RetainConfig
 
 REMEDY = "remedy"
-#: Each remedy: the settings that are its own, its strength first.
+#: Each remedy: the settings that are its own, its strength first; `none` is to turn other knobs alone.
 REMEDIES: dict[str, tuple[str, ...]] = {
+    "none": (),
     "replay": ("retain.replay", "retain.memory", "retain.balance"),
     "project": ("retain.project", "retain.memory", "retain.balance"),
     "l2": ("retain.l2",),
@@ -111,7 +112,8 @@ def space_of(config: RunConfig, given: Mapping[str, Plain]) -> list[Knob]:
         for remedy in _listed(wanted[REMEDY]):
             if str(remedy) not in REMEDIES:
                 raise unknown(REMEDY, str(remedy), REMEDIES)
-            wanted.setdefault(REMEDIES[str(remedy)][0], _STRENGTHS[str(remedy)])
+            if remedy in _STRENGTHS:
+                wanted.setdefault(REMEDIES[str(remedy)][0], _STRENGTHS[str(remedy)])
     for name in wanted:
         if name not in types:
             raise unknown("knob", name, types)

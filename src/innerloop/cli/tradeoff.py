@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from innerloop.cli import settings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from innerloop.bench.question import Question
 
 INTERRUPTED = 130
+_WIDTH = 110
 _KNOB = "knob"
 _OPTIONS = (
     Option("config", "settings of a training on a stream; single ones may follow as options", "FILE"),
@@ -60,10 +62,12 @@ def run(argv: list[str]) -> int:
         tell(f"  innerloop tradeoff {shlex.join(argv)}")
         return INTERRUPTED
     told = search.to_dict(found)
+    pictures = _drawn(told, out)
     if parsed.flag("json"):
         print(json.dumps(told, indent=2))
     else:
         print(text(told, out))
+        print("\n" + "\n".join(f"picture  {place}" for place in pictures))
     return 0
 
 
@@ -87,110 +91,36 @@ def text(told: dict[str, Any], out: Path) -> str:
         out: the folder that it is in.
     """
     from innerloop.cli.texts import table
+    from innerloop.report.tradeoff_words import HEAD, cells, front, options, reading, rest, shown, summary
 
-    result, fresh = told["reported"], told["fresh_seeds"]
-    seeds = f"fresh seeds {_listed(fresh)}" if fresh else f"seeds {_listed(told['seeds'])}, not confirmed"
-    failed = f", {len(told['failed'])} failed" if told["failed"] else ""
     lines = [
-        f"{told['algorithm']} on {told['tasks']}: {told['trials']} trials{failed}; {seeds}",
+        *wrap(f"{told['algorithm']} on {told['tasks']}: {summary(told)}", _WIDTH),
         "",
-        table([_row(point) for point in _shown(result, everything=bool(fresh))], head=_HEAD),
+        table([cells(point) for point in shown(told)], head=HEAD),
         "",
-        *_notes(told),
+        *(
+            line
+            for said in (*reading(told), *rest(told))
+            for line in wrap(said, _WIDTH, subsequent_indent="  ")
+        ),
     ]
-    for point in result["points"]:
-        if point["on_front"] and "settings" in point:
-            lines += ["", *_recipe(point, out)]
+    for point in front(told):
+        knee = ", the knee" if point["knee"] else ""
+        file = shlex.quote(str(out / "points" / f"{point['name']}.yaml"))
+        lines += ["", f"point {point['name']}{knee}: {options(point['settings'])}"]
+        lines += [f"  innerloop train --config {file} --out DIR"]
     return "\n".join(lines)
 
 
-_HEAD = ("point", "stability S", "plasticity P", "new", "lost", "dip", "cost", "price", "")
+def _drawn(told: dict[str, Any], out: Path) -> list[Path]:
+    """The picture, and the page where plotly is installed."""
+    from innerloop.report.tradeoff import write
 
-
-def _shown(result: dict[str, Any], *, everything: bool) -> list[dict[str, Any]]:
-    """Anchors and the front; of points that were run again, all."""
-    return [p for p in result["points"] if everything or p["on_front"] or "settings" not in p]
-
-
-def _row(point: dict[str, Any]) -> list[str]:
-    cost = (
-        f"{point['cost']:.2f}" if "cost" in point else {"naive": "1.00", "joint": "1.00"}.get(point["name"])
-    )
-    notes = [*(["knee"] if point["knee"] else []), *_STANDING.get(point["standing"], [])]
-    if not point["on_front"] and point["standing"] != "reference":
-        notes = ["beaten by the front"]
-    scores = [_number(point[name]) for name in ("gain", "forgetting", "dip")]
-    places = [_interval(point[name]) for name in ("stability", "plasticity")]
-    return [point["name"], *places, *scores, cost or "-", _number(point["price"]), ", ".join(notes)]
-
-
-_STANDING = {"optimal": ["for sure"], "possible": ["possibly"], "reference": ["not on a stream"]}
-
-
-def _notes(told: dict[str, Any]) -> list[str]:
-    """How to read the table, and what it leaves out."""
-    result, search = told["reported"], told["search"]
-    axes = result["axes"]
-    lost, room = axes["stability"]["naive_forgetting"], axes["plasticity"]["joint_over_frozen"]
-    lines = [
-        _axis("S", "1 - forgetting / naive forgetting", "minus forgetting", axes["stability"], lost),
-        _axis("P", "(new - frozen) / (joint - frozen)", "the score itself", axes["plasticity"], room),
-        "new: score of new families after their stage; lost, dip: fall of old ones at the end, at the worst",
-        "cost: passes through tasks' data, naive is 1; price: P for a unit of S, on to the next point below",
-        "intervals: 95 % over seeds; for sure: better than each other point in S or in P, beyond the noise",
-    ]
-    beside = [p["name"] for p in search["points"] if p["standing"] == "possible" and not p["on_front"]]
-    beside = [name for name in beside if name.isdigit()]
-    if beside:
-        lines.append(f"not to be told from the front by so many seeds: trials {', '.join(beside)}")
-    for point in search["points"]:
-        if point.get("errors"):
-            names = ", ".join(point["errors"])
-            lines.append(f"unfit: trial {point['name']}, errors of the doctor's: {names}")
-    lines += [
-        f"failed: trial {one['trial']} ({_settings(one['settings'])}): {one['reason']}"
-        for one in told["failed"]
-    ]
-    if told["running_elsewhere"]:
-        lines.append(f"{told['running_elsewhere']} trials go on in other processes; run the command again")
-    return lines
-
-
-def _axis(name: str, share: str, raw: str, axis: dict[str, Any], unit: dict[str, Any]) -> str:
-    if axis["undefined"]:
-        return f"{name}: {raw}; as a share it is undefined because {axis['undefined']}"
-    return f"{name} = {share}; the whole is {_interval(unit)}"
-
-
-def _recipe(point: dict[str, Any], out: Path) -> list[str]:
-    """How to train a point of the front."""
-    knee = ", the knee" if point["knee"] else ""
-    return [
-        f"point {point['name']}{knee}: {_settings(point['settings'])}",
-        f"  innerloop train --config {shlex.quote(str(out / 'points' / point['name']))}.yaml --out DIR",
-    ]
-
-
-def _settings(settings: dict[str, Any]) -> str:
-    """Settings as options of `innerloop train`."""
-    values = {name: str(v).lower() if isinstance(v, bool) else v for name, v in settings.items()}
-    return (
-        " ".join(f"--{n if '.' in n else n.replace('_', '-')} {v}" for n, v in values.items()) or "as given"
-    )
-
-
-def _interval(found: dict[str, Any]) -> str:
-    if found["low"] is None or found["high"] is None:
-        return _number(found["value"])
-    return f"{_number(found['value'])} [{_number(found['low'])}, {_number(found['high'])}]"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value + 0.0:.2f}" if abs(value) < 1e4 else f"{value:.1e}"
-
-
-def _listed(seeds: list[int]) -> str:
-    return ", ".join(map(str, seeds))
+    try:
+        return write(told, out)
+    except ConfigError as error:
+        print(f"no page: {error.got} ({error.do})", file=sys.stderr)
+        return [out / "tradeoff.png"]
 
 
 def _question(parsed: Parsed, knobs: dict[str, Any]) -> tuple[Question, Path]:
