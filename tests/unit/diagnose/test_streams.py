@@ -109,6 +109,21 @@ def test_what_is_lost_is_found_and_what_is_kept_is_not(curves: Any, severity: Se
         assert answer.options == "--retain.replay 0.5"
 
 
+@pytest.mark.parametrize(
+    ("retain", "option"),
+    [
+        ({}, "--retain.replay 0.5"),
+        ({"replay": 0.2}, "--retain.replay 0.5"),
+        ({"replay": 0.5}, "--retain.distill 0.3"),
+        ({"replay": 0.5, "distill": 1.0}, "--optimizer.lr 0.001"),
+    ],
+)
+def test_a_remedy_that_is_on_already_is_not_proposed(retain: dict[str, float], option: str) -> None:
+    records = history(LOST)
+    records.config = {"steps": 30, "retain": retain, "optimizer": {"lr": 0.002}}
+    assert asked("FORGETTING", records).options == option
+
+
 @pytest.mark.parametrize(("curves", "found"), [(KEPT, False), (LOST, False), (WIPED, False), (DIPS, True)])
 def test_a_dip_that_is_made_up_for_is_a_gap_and_a_loss_is_not(curves: Any, found: bool) -> None:
     answer = asked("STABILITY_GAP", history(curves))

@@ -12,6 +12,7 @@ from innerloop.diagnose.streams import matrix_of, timeline_of
 
 _LOST = 0.05  # of the score, on average over families; less is no loss that anyone would act on
 _MOSTLY = 0.5  # of what training had gained on a family
+_REPLAY, _DISTILL = 0.5, 0.3  # what is proposed
 _DIP = 0.1  # of the score, beyond what is lost for good
 
 
@@ -29,13 +30,13 @@ def forgetting(history: History) -> Finding | Passed:
         f"({lost.low:.2f} to {lost.high:.2f})",
         lost.value,
         _LOST,
-        "train on remembered tasks of earlier families beside the new ones",
+        "remember tasks of earlier families, or what was predicted on them, beside the new ones",
         (
             f"most of all {worst}: {most:.2f}",
             f"its own stage had brought a family {gained:.2f} on average",
             f"{matrix.last} stages, {lost.n} tasks of each family",
         ),
-        {"retain.replay": 0.5},
+        _remedy(history),
     )
 
 
@@ -62,8 +63,17 @@ def stability_gap_rule(history: History) -> Finding | Passed:
             f"between steps {deepest.start} and {deepest.end}",
             "a score at the end of a stage does not show it",
         ),
-        {"retain.replay": 0.5},
+        _remedy(history),
     )
+
+
+def _remedy(history: History) -> dict[str, float]:
+    """The next thing to try: what helps most first, and nothing that is on already."""
+    if history.setting("retain.replay", 0.0) < _REPLAY:
+        return {"retain.replay": _REPLAY}
+    if not history.setting("retain.distill", 0.0):
+        return {"retain.distill": _DISTILL}
+    return {"optimizer.lr": history.setting("optimizer.lr", 1e-3) / 2}
 
 
 def _known(measure: Measure) -> Estimate:
