@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from cases import Case
-from innerloop.algorithms import MAML, Baseline, ProtoNet
+from innerloop.algorithms import Baseline, ProtoNet
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core.errors import ConfigError, ContractError
 from innerloop.core.learner import adapt
@@ -213,6 +214,13 @@ def test_what_is_out_of_range_is_named(settings: dict[str, Any], named: str) -> 
         TrainConfig.from_dict({"adversary": settings})
 
 
+def test_the_settings_survive_yaml() -> None:
+    config = TrainConfig(
+        adversary=AdversaryConfig(query=0.1, support=0.2, steps=3, step_size=0.05, clean=0.5)
+    )
+    assert TrainConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+
+
 def test_a_learner_without_training_tasks_has_no_support_to_attack() -> None:
     case = Case("Baseline", "mlp")
     with pytest.raises(ConfigError, match=r"adversary\.support = 0\.1 with Baseline"):
@@ -261,18 +269,10 @@ def robust_accuracy(learner: ModuleLearner, meta: Meta, tasks: Any, epsilon: flo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ProtoNet", "MAML"])
-def test_adversarial_querying_makes_a_learner_robust(kind: str) -> None:
-    tasks, found = Omniglot.tiny(), {}
-    for radius in (0.0, 0.15):
-        config = TrainConfig(
-            steps=150, tasks_per_step=8, adversary=AdversaryConfig(query=radius), compile=False
-        )
-        learner: ModuleLearner = (
-            ProtoNet(Conv4(None, width=8))
-            if kind == "ProtoNet"
-            else MAML(Conv4(3, width=8), inner_lr=0.4, inner_steps=1)
-        )
-        run = train(learner, tasks, config=config)
-        found[radius] = robust_accuracy(learner, run.meta, tasks, 0.15)
-    assert found[0.15] > found[0.0] + 0.1
+def test_adversarial_querying_makes_a_learner_robust() -> None:
+    tasks, learner, found = Omniglot.tiny(), ProtoNet(Conv4(None, width=8, pooling="stride")), {}
+    for radius in (0.0, 0.1):
+        config = TrainConfig(steps=100, tasks_per_step=4, adversary=AdversaryConfig(query=radius))
+        meta = train(learner, tasks, config=config).meta
+        found[radius] = robust_accuracy(learner, meta, tasks, 0.1)
+    assert found[0.1] > found[0.0] + 0.2
