@@ -15,7 +15,7 @@ SHORT = "--validation.episodes 4 --validation.every 100 --probe.level off --thre
 MAML = f"--algorithm MAML --algorithm.inner_lr 0.01 --algorithm.inner_steps 2 --steps 100 {SHORT}"
 SINUSOID = f"{MAML} --tasks Sinusoid --tasks.shots 8 --model.hidden 20,20 --tasks-per-step 8"
 EDGE = (
-    "--algorithm MAML --algorithm.inner_lr 1.0 --algorithm.inner_steps 10 --tasks Linear --tasks.shots 8 "
+    "--algorithm MAML --algorithm.inner_lr 0.055 --algorithm.inner_steps 10 --tasks Linear --tasks.shots 8 "
     f"--model.hidden 8 --steps 2 {SHORT}"
 )
 
@@ -116,19 +116,21 @@ def test_the_same_source_with_other_settings_keeps_what_is_not_given(
     assert effect["harm"] > 0
 
 
-def test_an_inner_rate_at_its_edge_fails_the_command(
+def test_an_inner_rate_at_its_edge_fails_the_command_and_the_remedy_mends_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Steps this long oscillate on straight lines, and a little longer ones diverge."""
-    rate = "0.055"
-    line = f"{EDGE.replace('inner_lr 1.0', f'inner_lr {rate}')} --out {tmp_path}/edge"
-    assert main(["train", *line.split()]) == 0
-    code, out, _ = told(capsys, f"{tmp_path}/edge --episodes 40 --only inner-rate")
+    run = f"{tmp_path}/edge"
+    assert main(["train", *EDGE.split(), "--out", run]) == 0
+    code, out, _ = told(capsys, f"{run} --episodes 40 --only inner-rate")
     assert code == 2, out
     assert "[x] error BRITTLE_INNER_LR" in out
-    assert "--algorithm.inner_lr" in out
-    code, out, _ = told(capsys, f"{tmp_path}/edge --episodes 40 --only support-order --fail-on error")
+    (finding,) = json.loads(Path(run, "stability.json").read_text("utf-8"))["findings"]
+    again = ["train", "--config", f"{run}/config.yaml", *finding["options"].split(), "--out", f"{run}2"]
+    assert main(again) == 0
+    code, out, _ = told(capsys, f"{run}2 --episodes 40 --only inner-rate")
     assert code == 0, out
+    assert "no findings" in out
 
 
 def test_help_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:
