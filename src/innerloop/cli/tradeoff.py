@@ -13,8 +13,18 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from innerloop.cli import settings
-from innerloop.cli.options import HELP, JSON, Option, Parsed, Takes, help_page, no_positionals, parse
-from innerloop.core.errors import ConfigError
+from innerloop.cli.options import (
+    HELP,
+    JSON,
+    Option,
+    Parsed,
+    Takes,
+    help_page,
+    no_positionals,
+    parse,
+    unknown_option,
+)
+from innerloop.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from innerloop.bench.question import Question
@@ -198,7 +208,12 @@ def _takes(name: str) -> Takes:
             expected="settings of a training",
             do="leave it out; the same command goes on with a search",
         )
-    return settings.takes(name, "tradeoff")
+    try:
+        return settings.takes(name, "tradeoff")
+    except ConfigError:
+        if nearest(name, [*own, *settings.outer_loop()]) in own:
+            raise unknown_option(name, own, "tradeoff") from None
+        raise
 
 
 _ABOUT = """Searches for configurations that gain on new tasks and keep the old ones, on a stream of tasks.

@@ -1,0 +1,107 @@
+"""`innerloop tradeoff`: what it refuses, what it prints, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from innerloop.cli.main import main
+
+CONFIG = {
+    "algorithm": {"name": "MAML", "inner_lr": 0.01, "inner_steps": 1},
+    "model": {"name": "MLP", "hidden": [8]},
+    "tasks": {"name": "SinusoidFamilies", "kinds": ["sine", "opposite"]},
+    "steps": 8,
+    "tasks_per_step": 2,
+    "validation": {"every": 8, "episodes": 2},
+    "probe": {"every": 8, "tasks": 4},
+    "threads": 1,
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    file = tmp_path / "stream.yaml"
+    file.write_text(yaml.safe_dump(CONFIG))
+    return str(file)
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    found = capsys.readouterr()
+    return found.out, found.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--knob", "retain.repaly=0..1"], "did you mean 'retain.replay'"),
+        (["--knob", "retain.replay"], "--knob NAME=LOW..HIGH[:log] or NAME=A,B"),
+        (["--knob"], "--knob NAME=LOW..HIGH[:log] or NAME=A,B"),
+        (["--knob", "retain.l2=1..2", "--knob=retain.l2=1..3"], "--knob retain.l2 twice"),
+        (["--trials", "many"], "--trials = 'many'"),
+        (["--seeds", "0"], "seeds >= 1"),
+        (["--trails", "3"], "did you mean --trials"),
+        (["--resume"], "the same command goes on"),
+        (["--tasks", "Sinusoid"], "a stream whose families come once each"),
+        (["--space", "nowhere.yaml"], "nowhere.yaml"),
+        (["word"], "argument 'word'"),
+    ],
+)
+def test_bad_input_is_told_in_words(
+    words: list[str], said: str, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["tradeoff", "--config", config, "--out", str(tmp_path / "out"), *words]) == 2
+    error = told(capsys)[1]
+    assert said in error
+    assert error.splitlines()[-1].startswith("do: ")
+
+
+def test_without_optuna_the_extra_is_named(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    assert main(["tradeoff", "--config", config, "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'innerloop[tradeoff]'" in told(capsys)[1]
+
+
+def test_help_names_what_is_searched_by_default(capsys: pytest.CaptureFixture[str]):
+    assert main(["tradeoff", "--help"]) == 0
+    out = told(capsys)[0]
+    assert "--knob NAME=VALUES" in out
+    assert "one at a time" in out
+
+
+@pytest.mark.slow
+def test_a_search_prints_its_front_writes_its_points_and_goes_on(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("optuna")
+    out = tmp_path / "out"
+    space = tmp_path / "space.yaml"
+    space.write_text("search:\n  remedy: [replay, l2]\n")
+    words = ["tradeoff", "--config", config, "--space", str(space), "--seeds", "1", "--out", str(out)]
+    assert main([*words, "--trials", "1", "--confirm", "1", "--seed", "3"]) == 0
+    text, progress = told(capsys)
+    for name in ("naive", "frozen", "joint", "stability S", "plasticity P", "fresh seeds"):
+        assert name in text
+    assert "trial 0  naive" in progress
+    assert main([*words, "--trials", "2", "--confirm", "0", "--seed", "3", "--json"]) == 0
+    printed, progress = told(capsys)
+    found = json.loads(printed)
+    assert found == json.loads((out / "front.json").read_text())
+    assert (found["trials"], found["seeds"], found["fresh_seeds"]) == (2, [3], None)
+    assert "trial 0" not in progress
+    for point in found["reported"]["points"]:
+        if point["on_front"] and "trial" in point:
+            assert (
+                main(["train", "--config", str(out / "points" / f"{point['name']}.yaml"), "--print-config"])
+                == 0
+            )
+    assert (out / "tradeoff.png").stat().st_size > 10_000
+    page = (out / "tradeoff.html").read_text()
+    assert "the price of stability" in page
+    assert "http://" not in page.split("<script>")[0].replace("http://www.w3.org", "")
+    assert not [p for p in out.rglob("*") if p.suffix in (".pkl", ".pickle")]
