@@ -1,6 +1,7 @@
 """What remedies against forgetting keep, and what they cost: streams x remedies x seeds, as one table.
 
     python benchmarks/stability.py --streams sinusoids,digits,alphabets --seeds 3 --jobs 2
+    python benchmarks/stability.py --found 20    # is planted forgetting found, a quiet stream left alone?
 
 Each run is trained on one family after another. `gain` is what a stage brings to its own family beyond what
 a learner had that stopped after the first stage, as a share of what training without a remedy brings. `kept`
@@ -17,7 +18,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 from innerloop.algorithms import MAML
+from innerloop.diagnose.doctor import diagnose
 from innerloop.diagnose.estimate import Estimate, across_seeds
 from innerloop.diagnose.forgetting import summary
 from innerloop.diagnose.history import History
@@ -120,6 +122,36 @@ def measured(
     return {"metrics": told, "means": matrix.scores.mean(2).tolist(), "seconds": training.seconds}
 
 
+def found(kinds: tuple[str, ...], seed: int) -> list[str]:
+    """What the doctor finds of forgetting in a short training on waves of these kinds."""
+    config = TrainConfig(
+        steps=400 * len(kinds),
+        tasks_per_step=8,
+        seed=seed,
+        optimizer=OptimizerConfig(lr=2e-3, clip_norm=10.0),
+        compile=False,
+        threads=1,
+    )
+    learner = MAML(MLP(1, 1), inner_lr=0.01, inner_steps=3, loss="mse")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch) / "run")
+        for _ in start(learner, SinusoidFamilies(list(kinds)), config, folder):
+            pass
+        told = diagnose(History.read(folder.path))
+    return [finding.id for finding in told.findings if finding.plot == "stability"]
+
+
+def planted(map_over: Callable[..., Iterable[Any]], seeds: int) -> dict[str, Any]:
+    """Streams whose families contradict, and streams without conflict: in how many forgetting is found."""
+    told = {}
+    for name, kinds in {"contradict": ("sine", "opposite"), "do not conflict": ("sine", "sine")}.items():
+        findings = list(map_over(found, [kinds] * seeds, range(seeds)))
+        lost, gaps = (sum(id in f for f in findings) for id in ("FORGETTING", "STABILITY_GAP"))
+        print(f"families that {name}: FORGETTING in {lost} of {seeds}, STABILITY_GAP in {gaps}", flush=True)
+        told[name] = findings
+    return told
+
+
 def gained(run: dict[str, Any]) -> float:
     """The mean score of each family but the first, right after its own stage."""
     means = run["means"]
@@ -179,12 +211,16 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the steps")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--set", default="", help="strengths, as ewc=100,l2=0.3")
+    parser.add_argument("--found", type=int, default=0, help="seeds of planted and of quiet streams, instead")
     parser.add_argument("--json", type=Path, help="also write what was measured")
     given = parser.parse_args()
     strengths = {n: float(v) for n, v in (part.split("=") for part in given.set.split(",") if part)}
     remedies = ["naive", *(r for r in given.remedies.split(",") if r != "naive")]
-    found: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     with ProcessPoolExecutor(given.jobs, initializer=quiet) as pool:
+        if given.found:
+            planted(pool.map, given.found)
+            return
         for problem in given.streams.split(","):
             jobs = [
                 (problem, remedy, seed, given.share, strengths)
@@ -192,13 +228,13 @@ def main() -> None:
                 for seed in range(given.seeds)
             ]
             runs = list(pool.map(measured, *zip(*jobs, strict=True)))
-            found[problem] = {
+            told[problem] = {
                 remedy: [r for r, job in zip(runs, jobs, strict=True) if job[1] == remedy]
                 for remedy in remedies
             }
             if given.json:
-                given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            table(problem, found[problem])
+                given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            table(problem, told[problem])
 
 
 def quiet() -> None:
