@@ -102,8 +102,8 @@ def attacked_supports(
     """One task whose support inputs are moved to raise the mean loss on its clean queries after adaptation.
 
     Derivatives are exact: they pass through the inner loop, also where the learner's own meta-gradient is of
-    first order. A learner that passes no derivative from support inputs to predictions is attacked by the
-    random start alone. As `attacked_queries` otherwise.
+    first order. Where none passes from support inputs to predictions, the support is moved to a random place
+    if that is worse. As `attacked_queries` otherwise.
 
     Args:
         episode: one task, support.x [S, ...] and query.x [Q, ...].
