@@ -88,8 +88,6 @@ def judge_stability(effects: Effects) -> Judgement:
 
 def _asked(question: Question, effects: Effects) -> Answer:
     try:
-        if not effects.gained.clearly_positive:
-            raise NotEvaluated("it is not clearly better than a constant guess: there is nothing to lose")
         answer: Answer = question.check(effects)
     except NotEvaluated as error:
         answer = Silent(str(error))

@@ -157,6 +157,14 @@ def test_other_tasks_are_measured_by_their_own_guess() -> None:
     assert half.value == pytest.approx(0.5)  # 40 % of what a guess loses is gained, where it was 80 %
 
 
+def test_more_ways_are_measured_by_the_guess_among_as_many() -> None:
+    """Three quarters of what there is to gain over a fifth; half of what there is to gain over a tenth."""
+    row = others("ways", "10 ways", 0.55, 0.1, ways=10)
+    lost = Effects(records(row, metric="accuracy")).all[0].lost
+    assert lost is not None
+    assert lost.value == pytest.approx(1 - 0.5 / 0.75)
+
+
 def test_what_failed_counts_as_bad_as_can_be() -> None:
     row = disturbed("inner rate", "x 3", 0.0, amount=3.0)
     row["score"][0], row["score"][1] = None, 1e12
