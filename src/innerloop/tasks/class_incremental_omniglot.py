@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, Self, final
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from innerloop.core.errors import ConfigError, check_count, unknown
 from innerloop.core.rng import Rng, bits, choose, fold
-from innerloop.core.types import Batch, Episode, Split, TaskSpec
+from innerloop.core.types import SPLITS, Batch, Episode, Split, TaskSpec
 from innerloop.tasks.classes import ClassTasks
 from innerloop.tasks.episodes import as_float, choose_within, split_keys
 from innerloop.tasks.images import read_image
@@ -163,16 +163,25 @@ class ClassIncrementalOmniglot(ClassTasks):
         x = torch.from_numpy(self._store.examples[rows.reshape(tasks, classes * each)])
         return Batch(as_float(x), torch.from_numpy(np.repeat(labels, each, axis=1).astype(np.int64)))
 
-    def mapped(self, fn: Callable[[Tensor], Tensor], *, block: int = 500) -> Self:
+    def mapped(
+        self, fn: Callable[[Tensor], Tensor], *, splits: Sequence[Split] = SPLITS, block: int = 500
+    ) -> Self:
         """The same trajectories of what `fn` makes of drawings, computed once for all of them.
 
         Args:
             fn: from drawings float32 [n, 1, 28, 28] to anything [n, ...], such as the features of a network.
+            splits: whose drawings are needed; those of others become zeros.
             block: drawings that it is given at a time.
         """
-        drawings = torch.from_numpy(self._store.examples)
+        ids = np.concatenate([self._store.pools[split].ids for split in splits])
+        needed = torch.from_numpy(
+            np.isin(np.repeat(np.arange(len(self._store.counts)), self._store.counts), ids)
+        )
+        drawings = torch.from_numpy(self._store.examples)[needed]
         with torch.no_grad():
-            made = torch.cat([fn(as_float(part)).to(torch.float32) for part in drawings.split(block)])
+            found = torch.cat([fn(as_float(part)).to(torch.float32) for part in drawings.split(block)])
+        made = torch.zeros(len(needed), *found.shape[1:])
+        made[needed] = found
         other = copy.copy(self)
         other._store = replace(self._store, examples=made.numpy())
         return other
