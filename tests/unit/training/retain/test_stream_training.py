@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,17 @@ def test_each_step_is_trained_on_the_family_of_its_stage(
 
 def _length(edges: tuple[int, int]) -> int:
     return edges[1] - edges[0]
+
+
+def test_stages_in_steps_are_those_of_the_families_that_are_drawn() -> None:
+    """For any number of families, rounds and steps: the first and the last step of each stage are of it."""
+    for families, rounds in itertools.product(range(2, 8), (1, 2)):
+        tasks = TaskStream(["Sinusoid"] * families, rounds=rounds)
+        for steps in range(families * rounds, 150, 7):
+            for stage in tasks.stages:
+                first, after = stage.steps(steps)
+                assert tasks.weights_at(first / steps)[stage.family] == 1.0
+                assert tasks.weights_at((after - 1) / steps)[stage.family] == 1.0
 
 
 def test_stages_rounded_to_the_nearest_step_would_end_before_the_last_of_theirs() -> None:
