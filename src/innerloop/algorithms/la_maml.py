@@ -24,8 +24,8 @@ class LaMAML(GradientLearner):
 
         phi_{k+1} = phi_k - max(0, a) * grad L(phi_k, B_k),   from phi_0 = theta
 
-    Outer objective: the query loss, the mean over the states after each step; where past tasks are replayed
-    beside the new one, a rate grows where the two agree and shrinks to nothing where they do not.
+    Outer objective: the query loss, the mean over the states after each step. With examples of old classes
+    beside new ones in the query, a rate grows where the two agree and shrinks to nothing where they do not.
     Outer step: the rates first, and then the weights by the new rates (`Asynchronous`).
     Meta-learned: theta, and a rate `a` for every number in it. Adapted: all of theta.
 
@@ -60,7 +60,10 @@ class LaMAML(GradientLearner):
     computes clipped ones and drops them. Rates below zero stand still, as in the paper and the official code;
     Avalanche's port leaves max(0, a) out. Outer gradients are bounded after they are scaled by the rates
     (`--optimizer.clip_norm`), there before. Several `glances` at a batch are several outer steps on it, which
-    need a source that repeats it. With `--gradient Unrolled` it is Sync La-MAML.
+    need a source that repeats it. There the query is the new batch and examples from a memory, as with
+    `ClassIncrementalOmniglot`; tasks that `--retain.replay` brings back adapt to supports of their own, so
+    that rates do not learn from what a step on a new task does to them. With `--gradient Unrolled` it is Sync
+    La-MAML.
 
     Reference: Gupta, Yadav and Paull 2020, arXiv 2007.13904.
     """
