@@ -35,7 +35,7 @@ _STRENGTHS = {
     "si": "1e-2..1e2:log",
     "distill": "1e-1..1e1:log",
 }
-_NAME = "algorithm.name"
+_NAME, _REPLAY = "algorithm.name", "retain.replay"
 #: Settings that change what is compared, or nothing of the result.
 _FIXED = (
     *("seed", "start", "device", "threads", "memory", "compile", "tasks_axis", "precision", "stop"),
@@ -128,7 +128,10 @@ def space_of(config: RunConfig, given: Mapping[str, Plain]) -> list[Knob]:
 
 
 def ask(trial: Asks, space: Sequence[Knob], config: RunConfig) -> dict[str, Plain]:
-    """Settings that the search proposes, by dotted name; only such as have an effect on this trial."""
+    """Settings that the search proposes, by dotted name; only such as have an effect on this trial.
+
+    A share of replayed tasks is rounded to whole tasks of a step.
+    """
     asked: dict[str, Plain] = {}
     own: tuple[str, ...] | None = None
     for knob in space:
@@ -136,8 +139,12 @@ def ask(trial: Asks, space: Sequence[Knob], config: RunConfig) -> dict[str, Plai
             remedy = knob.ask(trial)
             own = REMEDIES[remedy]
             asked |= {"retain.project": True} if remedy == "project" else {}
-        elif _matters(knob.name, own, configured(config, asked, alone=own is not None)):
-            asked[knob.name] = knob.ask(trial)
+            continue
+        so_far = configured(config, asked, alone=own is not None)
+        if _matters(knob.name, own, so_far):
+            value = knob.ask(trial)
+            whole = knob.name == _REPLAY and not knob.choices
+            asked[knob.name] = _of_tasks(value, knob.low, so_far.train.tasks_per_step) if whole else value
     return asked
 
 
@@ -175,6 +182,15 @@ def _matters(name: str, own: tuple[str, ...] | None, config: RunConfig) -> bool:
     if own is not None and name.startswith("retain."):
         return name in own and name != "retain.project"
     return name not in _MEMORY or config.train.retain.remembers
+
+
+def _of_tasks(share: float, low: float, tasks: int) -> float:
+    """The nearest share of a step's tasks that is a whole number of them, and not none unless `low` is.
+
+    >>> _of_tasks(0.3, 0.0, 4), _of_tasks(0.1, 0.0, 4), _of_tasks(0.1, 0.05, 4)
+    (0.25, 0.0, 0.25)
+    """
+    return min(max(round(share * tasks), int(low > 0.0)), max(tasks - 1, 0)) / tasks
 
 
 def _default(config: RunConfig) -> dict[str, Plain]:

@@ -29,6 +29,7 @@ FRONT, POINTS = "front.json", "points"
 Tell = Callable[[str], None]
 _TRAINED = ("naive", "joint")  # the anchors that have runs of their own
 _SEARCH = "search"
+_ENOUGH = 30  # proposals in a row that were tried before, after which there are no others
 _NOTHING = (0.0, 0.0, 1.0)  # what a trial that fails is worth before there are anchors
 
 
@@ -78,6 +79,7 @@ class Search:
         self.question, self.out, self._tell, self._interrupt = question, out, tell, interrupt
         question.settle(out)
         self._study = Study(out, question.config.train.seed)
+        self._repeats = 0
         naive = without_remedies(question.config)
         self._anchors = {"naive": naive, "joint": configured(naive, {"tasks.schedule": "joint"})}
 
@@ -122,6 +124,9 @@ class Search:
             self._freeze(_of(done, "naive")[0]["rows"])
         if any(not self._study.begun(role) for role in _TRAINED):
             return True
+        if self._repeats >= _ENOUGH:
+            self._tell("no other settings are proposed: the knobs have no more")
+            return False
         return len(_of(done, _SEARCH)) + self._study.others.count(_SEARCH) < self.question.trials
 
     def _one(self) -> None:
@@ -133,6 +138,11 @@ class Search:
             if role == _SEARCH:
                 settings = ask(trial, self.question.space, self.question.config)
                 config = self._configured(settings)
+                if any(one["settings"] == settings for one in _of(self._study.finished, _SEARCH)):
+                    self._study.abandon(trial, "settings of an earlier trial")
+                    self._repeats += 1
+                    return
+                self._repeats = 0
             else:
                 config = self._anchors[role]
             self._tell(f"trial {trial.number}  {_said(role, settings)}")
@@ -197,14 +207,15 @@ class Search:
     def _confirmed(self, search: Tradeoff) -> Tradeoff:
         """The front of the search once more, on seeds that had no part in choosing it."""
         fresh, place = self.question.fresh, self.out / "confirm"
+        on = f"on fresh seeds {', '.join(map(str, fresh))}"
         rows = {}
         for role in _TRAINED:
-            self._tell(f"once more  {role} on seeds {fresh[0]} to {fresh[-1]}")
+            self._tell(f"once more  {role} {on}")
             rows[role] = self._trained(self._anchors[role], fresh, place / role)
         anchors = {role: [Outcome.from_dict(row) for row in rows[role]] for role in _TRAINED}
         again = []
         for one in [point.candidate for point in search.front if point.candidate is not None]:
-            self._tell(f"once more  trial {one.trial} on seeds {fresh[0]} to {fresh[-1]}")
+            self._tell(f"once more  trial {one.trial} {on}")
             try:
                 found = self._trained(self._configured(one.settings), fresh, place / one.name)
             except (NotEvaluated, InnerloopError) as error:

@@ -53,7 +53,9 @@ def rest(told: Told) -> list[str]:
     for one in told["failed"]:
         found.append(f"failed: trial {one['trial']} ({options(one['settings'])}): {one['reason']}")
     if told["running_elsewhere"]:
-        found.append(f"{told['running_elsewhere']} trials go on in other processes; run the command again")
+        found.append(
+            f"trials that go on in other processes: {told['running_elsewhere']}; run the command again"
+        )
     return found
 
 

@@ -25,13 +25,13 @@ VALUES: dict[str, Any] = {
     "model": {"name": "MLP", "hidden": [8]},
     "tasks": {"name": "SinusoidFamilies", "kinds": ["sine", "opposite"]},
     "steps": 8,
-    "tasks_per_step": 2,
+    "tasks_per_step": 1000,
     "validation": {"every": 8, "episodes": 2},
     "probe": {"every": 8, "tasks": 4},
     "threads": 1,
 }
 CONFIG = RunConfig.from_dict(VALUES)
-REPLAY = {"retain.replay": "0..0.75"}
+REPLAY = {"retain.replay": "0.01..0.75"}
 
 
 class Trainings:
@@ -150,6 +150,26 @@ def test_settings_without_effect_are_not_asked_for():
     assert "retain.memory" in ask(Highest(), space_of(CONFIG, given | REPLAY), CONFIG)
 
 
+class Proposes(Highest):
+    """Proposes one number for every range."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return self.number
+
+
+@pytest.mark.parametrize(("proposed", "asked"), [(0.03, 0.0), (0.1, 0.125), (0.4, 0.375), (0.99, 0.875)])
+def test_a_share_of_replay_is_one_of_whole_tasks(proposed: float, asked: float):
+    eight = configured(CONFIG, {"tasks_per_step": 8})
+    space = space_of(eight, {"retain.replay": "0..0.99"})
+    assert ask(Proposes(proposed), space, eight) == {"retain.replay": asked}
+    at_least_one = space_of(eight, {"retain.replay": "0.01..0.99"})
+    assert ask(Proposes(0.02), at_least_one, eight) == {"retain.replay": 0.125}
+
+
 def test_the_naive_configuration_has_no_remedy_and_is_else_the_same():
     kept = configured(CONFIG, {"retain.l2": 3.0, "optimizer.lr": 0.5})
     assert without_remedies(kept).train.retain == CONFIG.train.retain
@@ -238,6 +258,16 @@ def test_a_trial_that_fails_is_kept_with_its_reason_and_the_worst_of_the_anchors
         "frozen",
         "joint",
     }
+
+
+def test_settings_are_tried_once_and_a_space_without_others_ends_the_search(
+    tmp_path: Path, trainings: Trainings
+):
+    asked = Question(CONFIG, space_of(CONFIG, {"retain.replay": "0.25,0.5"}), trials=5, seeds=1, confirm=0)
+    search(tmp_path, asked).run()
+    points = [point for point in front_of(tmp_path)["reported"]["points"] if "trial" in point]
+    assert [point["settings"]["retain.replay"] for point in points] == [0.25, 0.5]
+    assert len(trainings.asked) == 2 + 2
 
 
 def test_an_anchor_that_fails_ends_the_search_and_is_tried_again(tmp_path: Path, trainings: Trainings):
@@ -370,7 +400,7 @@ def test_passes_are_as_many_as_are_made(
         return inner(engine, learner, meta, episodes, *rest, **more)
 
     monkeypatch.setattr(step, "estimated", counting)
-    config = RunConfig.from_dict(VALUES | {"retain": retain, "probe": {"level": "off"}})
+    config = RunConfig.from_dict(VALUES | {"tasks_per_step": 2, "retain": retain, "probe": {"level": "off"}})
     learner, tasks = config.build()
     train(learner, tasks, config=config.train)
     assert trial.passes(config.train, learner.inner_steps, 2) == sum(counted) * (learner.inner_steps + 1)

@@ -60,7 +60,7 @@ def test_what_is_not_on_the_front_is_said_with_its_reason():
     assert lines == [
         "unfit: trial 5, errors of the doctor's: INNER_DIVERGENCE",
         "failed: trial 6 (--retain.ewc 100000.0): step 3 is not finite",
-        "2 trials go on in other processes; run the command again",
+        "trials that go on in other processes: 2; run the command again",
     ]
 
 
