@@ -148,6 +148,13 @@ def test_the_safety_factor_is_two_over_rate_times_curvature() -> None:
         safety_factor(on_pictures()[0])
 
 
+def test_the_safety_factor_is_that_of_the_sharpest_task() -> None:
+    learner = MAML(MLP(1, 1, hidden=(), bias=False), inner_lr=0.01, inner_steps=1, loss="mse")
+    subject, _ = subject_of(learner, Sinusoid())
+    sharpest = max(2.0 * float(one(subject, i).support.x.square().mean()) for i in range(5))
+    assert safety_factor(subject) == pytest.approx(2.0 / (0.01 * sharpest), rel=1e-3)
+
+
 @pytest.mark.parametrize(("rate", "severity"), [(0.3, None), (1.0, "error")])
 def test_a_rate_at_its_edge_is_brittle_and_a_low_one_is_not(rate: float, severity: str | None) -> None:
     """The largest curvature is 1.9, so that steps diverge above a rate of 1.05."""
