@@ -22,7 +22,8 @@ from innerloop.diagnose.finding import NotEvaluated
 from innerloop.diagnose.stability import judge_stability
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import evaluate
-from innerloop.measure.perturb import inputs, queries, support
+from innerloop.measure.attack import Attack
+from innerloop.measure.perturb import adversarial, inputs, queries, support
 from innerloop.measure.perturb.inner import FACTORS, SCALES, safety_factor
 from innerloop.measure.perturb.subject import REFERENCE, Perturbation, Subject
 from innerloop.measure.perturbations import (
@@ -324,6 +325,24 @@ def test_an_attack_does_harm_and_nothing_else_is_moved() -> None:
         assert sum(row["loss"]) > sum(usual)
 
 
+def test_attacks_are_as_strong_as_they_say() -> None:
+    subject, _ = on_pictures()
+    assert adversarial._sizes(subject) == {"8/255 in each pixel": 8 / 255}
+    assert adversarial._attack(subject, 8 / 255) == Attack(8 / 255, steps=20, bounds=(0.0, 1.0))
+    other, _ = on_bowls()
+    (radius,) = adversarial._sizes(other).values()
+    assert radius == pytest.approx(0.1 * float(other.example.support.x.std(correction=0)), rel=1e-5)
+    assert adversarial._attack(other, radius).bounds is None
+
+
+def test_supports_are_attacked_through_the_inner_loop() -> None:
+    """Before any step the support has no say, and an attack would leave it as it is."""
+    given = on_bowls()
+    (row,) = rows_of(given, "adversarial supports").values()
+    clean = Stability(*given).undisturbed()["loss"]
+    assert all(worse > 1.001 * usual for worse, usual in zip(row["loss"], clean, strict=True))
+
+
 # --- other tasks -----------------------------------------------------------------------------------------
 
 
@@ -363,6 +382,15 @@ def test_the_undisturbed_score_is_that_of_an_evaluation() -> None:
     for subject, chosen in (on_bowls(), on_pictures()):
         direct = evaluate(subject.learner, subject.meta, subject.tasks, chosen, curve=False)
         assert Stability(subject, chosen).undisturbed()["score"] == pytest.approx(direct.scores, rel=1e-5)
+
+
+def test_outputs_that_are_no_numbers_score_nothing() -> None:
+    subject, _ = on_pictures()
+    outputs, y = torch.tensor([[1.0, 0.0, 0.0], [torch.nan, 0.0, 0.0]]), torch.tensor([0, 0])
+    assert torch.isnan(subject.judge(outputs, y).score)
+    assert float(subject.judge(outputs[:1], y[:1]).score) == 1.0
+    rows = rows_of(on_bowls(inner_lr=1e30), "inner rate")
+    assert set(rows["x 3"]["score"]) == {None}
 
 
 @pytest.mark.parametrize("make", [on_bowls, on_pictures])
