@@ -22,6 +22,7 @@ ASKED = {
     "families after each stage",
     "metrics of forgetting",
     "perturbations",
+    "findings of perturbations",
     "meta-gradient against quotients",
     "clipped steps",
 }  # where there is one, or on demand

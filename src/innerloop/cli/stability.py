@@ -24,6 +24,7 @@ _OPTIONS = (
     Option("only", "these by name alone, such as inner-rate,shots,seed; in the file too", "NAMES", "all"),
     Option("ood", "another source of tasks, that it was not trained on; --ood.NAME VALUE sets it up", "NAME"),
     Option("fail_on", "warn or error: what exits with another code than 0", "NAME", "warn"),
+    Option("html", "also write the report of these runs", "FILE"),
     JSON,
     HELP,
 )
@@ -61,6 +62,10 @@ def run(argv: list[str]) -> int:
     else:
         print(text(parsed.positionals[0], effects, judged))
         print(f"\nrecords  {written}")
+    if "html" in parsed.options:
+        from innerloop.report.page import write
+
+        print(f"report   {write(parsed.positionals, parsed.options['html'])}", file=sys.stderr)
     return judged.exit_code(fail_on)
 
 

@@ -17,7 +17,7 @@ def summary(told: Told) -> str:
     text = f"{told['trials']} trials; what is shown is of {seeds}."
     bend = next((point for point in told["reported"]["points"] if point["knee"]), None)
     if bend is None:
-        return f"{text} The front has no knee: no point of it lies above the line between its ends."
+        return f"{text} There is no knee: no point lies above the line from naive to frozen training."
     stable, plastic = (_share(told, name, bend[name]["value"]) for name in ("stability", "plasticity"))
     name = f"trial {bend['name']}" if "trial" in bend else f"{bend['name']} training"
     return f"{text} The knee of the front is {name}, with {stable} and {plastic}."
@@ -34,7 +34,8 @@ def reading(told: Told) -> list[str]:
         "Cost: passes through tasks' data; naive training is 1. Price: plasticity for a unit of stability, "
         "on to the next more stable point.",
         "For sure: better than each other point in one of the two, beyond the noise of seeds. Possibly: "
-        "seeds cannot tell.",
+        "seeds cannot tell. Knee: farthest above the line from naive to frozen.",
+        *_few(told["fresh_seeds"] or told["seeds"]),
     ]
 
 
@@ -104,6 +105,14 @@ def notes(point: Told) -> str:
         return "beaten for sure" if point["standing"] == "dominated" else "beaten, not for sure"
     sure = "for sure" if point["standing"] == "optimal" else "possibly"
     return f"knee, {sure}" if point["knee"] else sure
+
+
+def _few(seeds: list[int]) -> list[str]:
+    if len(seeds) > 2:
+        return []
+    if len(seeds) == 1:
+        return ["One seed has no interval, and can tell nothing for sure."]
+    return ["Two seeds: an interval is 12.7 standard errors to either side, where three seeds have 4.3."]
 
 
 def _axis(name: str, share: str, raw: str, axis: Told) -> str:

@@ -273,13 +273,19 @@ class Watch:
     @property
     def may_stop(self) -> bool:
         """Whether the verdict allows to stop, at this look and at the two before it."""
-        if self.verdict is None or not self.verdict.stops:
+        if self.verdict is None or not self.verdict.stops or self._is_awaited:
             return False
         before = self.history.looks[-_SURE:-1]
         epsilon = self.config.probe.epsilon
         return len(before) == _SURE - 1 and all(
             judge(self.history.until(look), epsilon=epsilon).state is self.verdict.state for look in before
         )
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether a stage of a stream is still to come: what has converged so far is not the whole."""
+        stages = self.history.setup.get("stages", [])
+        return bool(stages) and self.history.step <= stages[-1]["start"]
 
     @property
     def is_kept(self) -> bool:

@@ -44,7 +44,7 @@ KINDS = {
 }
 #: What is drawn of streams, or where it was asked for.
 STREAMS = {"families over training", "families after each stage", "metrics of forgetting"}
-ASKED = {"families of tasks", "perturbations", *STREAMS}
+ASKED = {"families of tasks", "perturbations", "findings of perturbations", *STREAMS}
 VOID = {"meta", "link", "img", "br", "path"}
 
 
@@ -292,7 +292,7 @@ def test_quotients_are_drawn_by_distance(tmp_path: Path) -> None:
 
 def test_a_stream_is_drawn_as_planted_and_its_forgetting_is_a_finding(tmp_path: Path) -> None:
     run = read(write_run(tmp_path, STREAM))
-    assert set(missing(run)) == {"comparison", "families of tasks", "perturbations"}
+    assert set(missing(run)) == {"comparison", *ASKED} - STREAMS
     line = trace(run, "Every family, from the first stage", "sine")
     assert line["x"][-1] == 2400
     assert line["y"][-1] == pytest.approx(0.3, abs=0.05)
@@ -312,7 +312,15 @@ def test_what_perturbations_cost_is_drawn_the_worst_first(tmp_path: Path) -> Non
         {"name": name, "size": "x 2", "lost": lost, "lost_ci95": 0.1, "score": 1.0, "harm": lost, "n": 20}
         for name, lost in (("inner rate", 0.05), ("labels </script>", 0.7), ("shots", None), ("far off", 1e9))
     ]
-    (folder / "stability.json").write_text(json.dumps({"effects": effects}), "utf-8")
+    finding = {
+        "id": "BRITTLE",
+        "severity": "warn",
+        "title": "it breaks",
+        "advice": "lower it",
+        "options": "--x 1",
+    }
+    told = {"effects": effects, "findings": [finding]}
+    (folder / "stability.json").write_text(json.dumps(told), "utf-8")
     run = read(folder)
     chart = next(
         p for b in drawn(run)["stability"] for p in b.parts if isinstance(p, Chart) and "cost" in p.title
@@ -324,6 +332,10 @@ def test_what_perturbations_cost_is_drawn_the_worst_first(tmp_path: Path) -> Non
     ]
     assert chart.traces[0]["x"] == [2.0, 0.7, 0.05]
     assert chart.traces[0]["marker"]["pattern"]["shape"] == ["/", "/", ""]
+    words = said(
+        "".join(str(p) for b in drawn(run)["stability"] for p in b.parts if not isinstance(p, Chart))
+    )
+    assert "BRITTLE: it breaks lower it --x 1" in words
 
 
 def test_every_rule_points_to_a_section_that_there_is() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from innerloop.diagnose.estimate import Estimate
-from innerloop.diagnose.finding import NotEvaluated
+from innerloop.diagnose.finding import NotEvaluated, Severity
 from innerloop.diagnose.forgetting import Matrix, summary
 from innerloop.diagnose.streams import matrix_of, rows_of_tasks, timeline_of
 from innerloop.report import chart
 from innerloop.report.chart import FAINT, SERIES, WRONG, Chart
 from innerloop.report.curves import Curve, half_width
-from innerloop.report.markup import Raw, number, table, with_interval
+from innerloop.report.markup import TONES, Raw, badge, number, table, with_interval
 from innerloop.report.records import RunRecords
 from innerloop.report.section import Section, of_each_run
 
@@ -155,6 +155,20 @@ def perturbations(run: RunRecords) -> Chart:
     )
 
 
+def unborne(run: RunRecords) -> Raw:
+    """What was found of perturbations, with what to do."""
+    if not run.stability:
+        raise NotEvaluated("it is measured by 'innerloop stability RUN'")
+    rows: list[list[Any]] = []
+    for finding in run.stability.get("findings", []):
+        tone, shape, word = TONES[Severity(finding["severity"])]
+        said = Raw(badge(tone, shape, word))
+        rows.append([said, f"{finding['id']}: {finding['title']}", finding["advice"], finding["options"]])
+    if not rows:
+        rows.append([Raw(badge("good", "good", "Passed")), "nothing that was asked costs too much", "", ""])
+    return Raw(table(("", "what was found", "what to do", "settings"), rows, caption="What it does not bear"))
+
+
 def _percent(effect: dict[str, Any], name: str) -> str:
     error = effect.get(f"{name}_ci95")
     return f"{effect[name]:.0%}" + (f" ± {error:.0%}" if error is not None else "")
@@ -194,5 +208,6 @@ SECTION = Section(
         ("tasks in a row", tasks_in_a_row),
         ("metrics of forgetting", metrics),
         ("perturbations", perturbations),
+        ("findings of perturbations", unborne),
     ),
 )
