@@ -440,6 +440,8 @@ def test_a_run_that_was_not_asked_to_stop_does_not(tmp_path: Path) -> None:
     assert training.state.step == 200
     assert training.watch is not None
     assert training.watch.may_stop
+    training.watch.history.setup["stages"] = [{"family": "a", "start": 200, "end": 300}]
+    assert not training.watch.may_stop, "a stage of a stream is still to come"
 
 
 def test_stopping_needs_a_probe() -> None:
