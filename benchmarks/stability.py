@@ -89,8 +89,9 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "SI": {"si": 1.0},
     "distillation": {"distill": 1.0},
     "A-GEM": {"project": True},
-    "replay 1/2 and A-GEM": {"replay": 0.5, "project": True},
-    "replay 1/2 and distillation": {"replay": 0.5, "distill": 0.3},
+    "replay 1/4 and A-GEM": {"replay": 0.25, "project": True},
+    "replay 1/4 and distillation": {"replay": 0.25, "distill": 0.3},
+    "distillation and A-GEM": {"distill": 0.5, "project": True},
 }
 
 
