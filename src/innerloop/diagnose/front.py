@@ -16,6 +16,7 @@ from innerloop.diagnose.estimate import Estimate, Measure, Undefined, Values, ac
 EPSILON = 0.05
 #: `optimal` beats every other point in one objective at least; `possible` is neither that nor dominated.
 Standing = Literal["optimal", "possible", "dominated"]
+Place = tuple[float, float]
 _LEVEL = 1e-9  # differences of means below this are rounding
 
 
@@ -52,7 +53,7 @@ class Point:
         object.__setattr__(self, "plasticity", both[1])
 
     @property
-    def place(self) -> tuple[float, float]:
+    def place(self) -> Place:
         """Mean stability and mean plasticity."""
         return float(self.stability.mean()), float(self.plasticity.mean())
 
@@ -115,29 +116,32 @@ def pareto(points: Sequence[Point]) -> list[int]:
     return sorted(kept, key=lambda i: places[i])
 
 
-def knee(front: Sequence[tuple[float, float]]) -> int | None:
-    """The place in the front that lies farthest above the line between its ends; None if none does.
+def knee(front: Sequence[Place], ends: tuple[Place, Place] | None = None) -> int | None:
+    """The place in the front that lies farthest above the line between two ends; None if none does.
+
+    Which one that is does not depend on the units of the axes.
 
     Args:
         front: (stability, plasticity), from the least stable to the most stable.
+        ends: two places, the less stable one first, such as naive and frozen training; None takes the ends
+            of the front.
 
     >>> knee([(0.0, 1.0), (0.8, 0.9), (1.0, 0.0)])
     1
     """
-    if len(front) < 3:
+    if not front:
         return None
-    at = np.array(front)
-    along = at[-1] - at[0]
+    first, last = np.array(ends or (front[0], front[-1]))
+    along, away = last - first, np.array(front) - first
     length = float(np.hypot(*along))
     if length < _LEVEL:
         return None
-    away = at - at[0]
     above = (along[0] * away[:, 1] - along[1] * away[:, 0]) / length
     best = int(above.argmax())
     return best if above[best] > _LEVEL else None
 
 
-def prices(front: Sequence[tuple[float, float]]) -> list[Measure]:
+def prices(front: Sequence[Place]) -> list[Measure]:
     """The price of stability at each point: plasticity that a unit of more stability costs from there on.
 
     It is -dP/dS towards the next more stable point. The last one has no price, and nor has a step of no
@@ -156,7 +160,7 @@ def prices(front: Sequence[tuple[float, float]]) -> list[Measure]:
     return [*found, Undefined("no point of the front is more stable")] if front else []
 
 
-def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+def hypervolume(points: Sequence[Place], reference: Place) -> float:
     """The area in which some point is better than a place in both objectives, beyond a reference.
 
     Points that are not better than the reference in both objectives add nothing.

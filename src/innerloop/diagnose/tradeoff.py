@@ -8,6 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
+from innerloop.core.errors import DataError
 from innerloop.diagnose.anchors import Anchors, Outcome, numbers
 from innerloop.diagnose.estimate import Estimate, Values
 from innerloop.diagnose.finding import finite
@@ -66,7 +67,7 @@ class Placed:
             `reference` is joint training.
         on_front: whether no other one beats it by the means.
         price: plasticity for a unit of stability, towards the next point of the front; None where undefined.
-        is_knee: whether it is the knee of the front.
+        is_knee: whether it is the knee: farthest above the line from naive to frozen training.
         candidate: what was trained; None for an anchor.
     """
 
@@ -156,7 +157,7 @@ def judge_tradeoff(anchors: Anchors, found: Sequence[Candidate], *, epsilon: flo
     front = [fit[i] for i in pareto(fit)]
     line = [point.place for point in front]
     price = dict(zip([point.name for point in front], prices(line), strict=True))
-    bend = knee(line)
+    bend = knee(line, (at["naive"].place, at["frozen"].place))
     corner = at["naive"].place[0], at["frozen"].place[1]
     by_name = {one.name: one for one in found}
     placed = []
@@ -180,6 +181,12 @@ def judge_tradeoff(anchors: Anchors, found: Sequence[Candidate], *, epsilon: flo
 
 
 def _point(anchors: Anchors, one: Candidate) -> Point:
+    if len(one.outcomes) != len(anchors.naive):
+        raise DataError(
+            f"trial {one.name} of {len(one.outcomes)} seeds beside anchors of {len(anchors.naive)}",
+            expected="trials and anchors of the same seeds",
+            do="train both with the same seeds",
+        )
     lost, gain = numbers(one.outcomes, "forgetting"), numbers(one.outcomes, "gain")
     return Point(one.name, anchors.stability(lost), anchors.plasticity(gain))
 

@@ -98,6 +98,18 @@ def test_the_knee_is_farthest_above_the_line_between_the_ends():
     assert knee([(0.0, 1.0), (0.1, 0.95), (0.9, 0.15), (1.0, 0.0)]) in (1, 2)
 
 
+def test_the_knee_may_be_asked_for_above_the_line_between_other_ends():
+    line = [(0.9, 2.3), (0.99, 1.2), (1.0, 0.0)]  # the least stable point is the bend
+    assert knee(line) == 1
+    assert knee(line, ((0.0, 1.4), (1.0, 0.0))) == 0
+    assert knee([(0.2, 0.1)], ((0.0, 1.0), (1.0, 0.0))) is None
+
+
+def test_which_point_is_the_knee_does_not_depend_on_units():
+    line = [(0.0, 1.0), (0.3, 0.95), (0.8, 0.6), (1.0, 0.0)]
+    assert knee(line) == knee([(100.0 * s, p) for s, p in line]) == knee([(s, 100.0 * p) for s, p in line])
+
+
 def test_there_is_no_knee_on_a_line_below_it_or_of_two_points():
     assert knee([(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]) is None
     assert knee([(0.0, 1.0), (0.5, 0.3), (1.0, 0.0)]) is None
@@ -173,6 +185,11 @@ MUTANTS = {
         "int(above.argmax())",
         "int((above := np.abs(above)).argmax())",
         test_there_is_no_knee_on_a_line_below_it_or_of_two_points,
+    ),
+    "ends that are not listened to": (
+        "ends or (front[0], front[-1])",
+        "(front[0], front[-1])",
+        test_the_knee_may_be_asked_for_above_the_line_between_other_ends,
     ),
     "a price without its unit": (
         "(p - q) / (u - s)",
