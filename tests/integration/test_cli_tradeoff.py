@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,31 @@ def test_a_search_prints_its_front_writes_its_points_and_goes_on(
     assert "the price of stability" in page
     assert "http://" not in page.split("<script>")[0].replace("http://www.w3.org", "")
     assert not [p for p in out.rglob("*") if p.suffix in (".pkl", ".pickle")]
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_search(config: str, tmp_path: Path):
+    pytest.importorskip("optuna")
+    out = tmp_path / "out"
+    words = ["tradeoff", "--config", config, "--knob", "retain.l2=0.1..10:log", "--seeds", "1"]
+    words += ["--trials", "4", "--confirm", "1", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from innerloop.cli.main import main; sys.exit(main(sys.argv[1:]))",
+    ]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            command + words, env=alone, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    lines = [line for text in said for line in text.splitlines() if line.startswith("trial ")]
+    for anchor in ("naive", "joint"):
+        assert sum(line.split()[2:] == [anchor] for line in lines) == 1
+    found = json.loads((out / "front.json").read_text())
+    assert 4 <= found["trials"] <= 5
+    assert found["fresh_seeds"] == [1]

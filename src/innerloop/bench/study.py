@@ -58,6 +58,14 @@ class Study:
                     trial.number, state=self._optuna.trial.TrialState.FAIL, skip_if_finished=True
                 )
 
+    def forget_dead(self) -> None:
+        """Abandon the trials of processes of this machine that are no more."""
+        for trial in self._running():
+            if not _alive(trial.user_attrs.get(_OWNER)):
+                self._study.tell(
+                    trial.number, state=self._optuna.trial.TrialState.FAIL, skip_if_finished=True
+                )
+
     def ask(self) -> Any:
         """A new trial, which this process works on."""
         trial = self._study.ask()

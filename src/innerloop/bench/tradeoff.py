@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from innerloop.bench.knobs import ask, configured, without_remedies
 from innerloop.bench.question import Question
 from innerloop.bench.study import Study
 from innerloop.bench.trial import Row, trained
-from innerloop.core.errors import ConfigError, DataError, InnerloopError
+from innerloop.core.errors import DataError, InnerloopError
 from innerloop.core.files import write_whole
 from innerloop.diagnose.anchors import Anchors, Outcome, numbers
 from innerloop.diagnose.finding import NotEvaluated
@@ -29,6 +30,7 @@ FRONT, POINTS = "front.json", "points"
 Tell = Callable[[str], None]
 _TRAINED = ("naive", "joint")  # the anchors that have runs of their own
 _SEARCH = "search"
+_PAUSE = 0.5  # seconds between two looks at what other processes do
 _ENOUGH = 30  # proposals in a row that were tried before, after which there are no others
 _NOTHING = (0.0, 0.0, 1.0)  # what a trial that fails is worth before there are anchors
 
@@ -91,16 +93,13 @@ class Search:
             InnerloopError, NotEvaluated: naive or joint training fails, so that there is nothing to compare
                 with.
         """
-        while self._wanted():
-            self._one()
-        done = self._study.finished
-        missing = [role for role in _TRAINED if not _of(done, role)]
-        if missing:
-            raise ConfigError(
-                f"{', '.join(missing)} training, which another process works on",
-                expected="both anchors to be trained",
-                do="run the same command again when it is done",
-            )
+        while True:
+            while self._wanted():
+                self._one()
+            done = self._study.finished
+            if all(_of(done, role) for role in _TRAINED):
+                break
+            self._wait()
         anchors = {role: [Outcome.from_dict(row) for row in _of(done, role)[0]["rows"]] for role in _TRAINED}
         search = judge_tradeoff(Anchors(**anchors), self._candidates(done), epsilon=self.question.epsilon)
         others, confirmed = len(self._study.others), None
@@ -128,6 +127,13 @@ class Search:
             self._tell("no other settings are proposed: the knobs have no more")
             return False
         return len(_of(done, _SEARCH)) + self._study.others.count(_SEARCH) < self.question.trials
+
+    def _wait(self) -> None:
+        """Another process trains an anchor; if it ends before that is done, the trial is free again."""
+        if self._interrupt.asked:
+            raise KeyboardInterrupt
+        time.sleep(_PAUSE)
+        self._study.forget_dead()
 
     def _one(self) -> None:
         """Ask for a trial, and train it."""

@@ -328,6 +328,23 @@ def test_a_trial_of_another_process_is_left_alone_and_counted(tmp_path: Path, tr
     assert search(tmp_path, question(2, confirm=2)).run().confirmed is not None
 
 
+def test_an_anchor_of_another_process_is_waited_for_and_taken_over_if_that_ends(
+    tmp_path: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+):
+    asked = question(1)
+    ours, theirs = search(tmp_path, asked), Study(tmp_path, 0)
+    going = theirs.ask()
+    going.set_user_attr("role", "naive")
+    owner = going.user_attrs["owner"]
+
+    def ends(seconds: float) -> None:
+        going.set_user_attr("owner", owner | {"began": owner["began"] - 1.0})
+
+    monkeypatch.setattr(tradeoff.time, "sleep", ends)
+    found = ours.run()
+    assert {point.name for point in found.search.points} == {"naive", "frozen", "joint", "2"}
+
+
 def test_what_is_stored_is_lines_of_json(tmp_path: Path, trainings: Trainings):
     search(tmp_path, question(2)).run()
     lines = (tmp_path / FILE).read_text(encoding="utf-8").splitlines()
