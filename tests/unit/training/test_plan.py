@@ -64,7 +64,7 @@ def test_a_plan_marks_what_is_exact_and_leaves_out_what_cannot_be_used() -> None
     exact = {path.gradient for path in found.paths if path.exact}
     assert exact == {"Unrolled", "Recompute", "Recompute(segment=2)"}
     assert {"FirstOrder", "Truncated", "Displacement", "Evolution"} <= {p.gradient for p in found.paths}
-    assert list(found.left_out) == ["Implicit"]
+    assert list(found.left_out) == ["Asynchronous", "Implicit"]
     assert found.chosen == "Unrolled"
     assert all(path.fits and path.seconds > 0 for path in found.paths)
     assert json.loads(json.dumps(found.to_dict()))["inner_steps"] == 5
