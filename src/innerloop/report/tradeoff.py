@@ -36,7 +36,7 @@ _ANCHORS = {
 #: How points of the front look: sure ones are filled, possible ones hollow.
 _STANDINGS = {
     "optimal": ("on the front for sure", "circle"),
-    "possible": ("possibly on the front", "circle-open"),
+    "possible": ("possibly as good as the front", "circle-open"),
     "dominated": ("beaten for sure", "x"),
     "unfit": ("unfit: the doctor found errors", "x-thin-open"),
 }
@@ -104,14 +104,14 @@ def _chart(told: Told) -> Chart:
             traces.append(_marks(found, name, chart.OURS, symbol))
     for name, (label, colour, symbol) in _ANCHORS.items():
         traces.append(_marks([p for p in points if p["name"] == name], label, colour, symbol))
-    layout = chart.axes(_title(told, "stability"), _title(told, "plasticity"), _labels(points), zero=False)
+    layout = chart.axes(_title(told, "stability"), _title(told, "plasticity"), _labels(told), zero=False)
     for axis, name in (("xaxis", "stability"), ("yaxis", "plasticity")):
         layout[axis] |= {"range": _range([point[name]["value"] for point in points])}
     return Chart(
         "Plasticity against stability",
-        "Right is more stable, up is more plastic. Bars are 95 % over seeds; they may go on beyond the axes. "
-        "Hollow points are possibly on the front. Numbers on the line are prices: plasticity for a unit of "
-        "stability.",
+        "Right is more stable, up is more plastic. Bars are 95 % over seeds, of the front and the anchors; "
+        "they may go on beyond the axes. Hollow points may be as good as the front. Numbers on the line are "
+        "prices: plasticity for a unit of stability.",
         [trace for trace in traces if len(trace["x"])],
         layout,
         wide=True,
@@ -136,8 +136,8 @@ def _marks(points: Sequence[Told], name: str, colour: str, symbol: str) -> Trace
 
 
 def _tried(told: Told) -> Trace:
-    """All trials that are not drawn with bars, where the seeds of the search put them."""
-    drawn = {point["name"] for point in shown(told)}
+    """Trials that were not run again, where the seeds of the search put them."""
+    drawn = {point["name"] for point in told["reported"]["points"]}
     others = [p for p in told["search"]["points"] if "trial" in p and p["name"] not in drawn]
     if _units(told["search"]) != _units(told["reported"]):
         others = []  # on other axes
@@ -159,18 +159,22 @@ def _units(result: Told) -> list[bool]:
 
 
 def _bars(points: Sequence[Told], name: str, colour: str) -> Told:
-    """Crosshairs; a single seed has none."""
-    ends = [(p[name]["value"], p[name]["low"], p[name]["high"]) for p in points]
-    high = [0.0 if h is None else h - v for v, _, h in ends]
-    low = [0.0 if e is None else v - e for v, e, _ in ends]
-    look = {"color": chart.colour(colour), "thickness": 1, "width": 0}
+    """Crosshairs of the front and the anchors; a single seed has none."""
+    ends = [_ends(point[name]) if _barred(point) else (0.0, 0.0) for point in points]
+    low, high = ([end[i] for end in ends] for i in (0, 1))
+    look = {"color": chart.colour(f"{colour}-band"), "thickness": 3, "width": 0}
     return {"type": "data", "symmetric": False, "array": high, "arrayminus": low} | look
 
 
-def _labels(points: Sequence[Told]) -> dict[str, list[Any]]:
-    """Names of points, the knee among them, and prices half-way along the front."""
-    found = []
-    for point in points:
+def _barred(point: Told) -> bool:
+    """Whether a point is drawn with its intervals: they would hide the picture if all were."""
+    return point["on_front"] or "trial" not in point
+
+
+def _labels(told: Told) -> dict[str, list[Any]]:
+    """Names of the points in the table, the knee among them, and prices half-way along the front."""
+    found, points = [], told["reported"]["points"]
+    for point in shown(told):
         x, y = point["stability"]["value"], point["plasticity"]["value"]
         name = point["name"] + (" (knee)" if point["knee"] else "")
         place = {"x": x, "y": y, "xanchor": "left", "yanchor": "bottom", "xshift": 7, "yshift": 5}
@@ -229,22 +233,26 @@ def _figure(told: Told) -> Any:
         "joint": ("^", style.BASELINES[1][0]),
     }
     for point in points:
-        mark, colour = looks.get(point["name"], ("o" if point["on_front"] else "x", style.OURS))
+        mark, colour = looks.get(
+            point["name"], ("x" if point["standing"] in ("dominated", "unfit") else "o", style.OURS)
+        )
         x, y = point["stability"], point["plasticity"]
         hollow = point["standing"] == "possible" and point["name"] not in looks
         axes.errorbar(
             x["value"],
             y["value"],
-            xerr=np.array(_ends(x))[:, None],
-            yerr=np.array(_ends(y))[:, None],
+            xerr=np.array(_ends(x))[:, None] if _barred(point) else None,
+            yerr=np.array(_ends(y))[:, None] if _barred(point) else None,
+            ecolor=(colour, 0.35),
             fmt=mark,
             color=colour,
             markerfacecolor="white" if hollow else colour,
             linewidth=0.8,
         )
-        name = point["name"] + (" (knee)" if point["knee"] else "")
-        axes.annotate(name, (x["value"], y["value"]), (5, 4), textcoords="offset points", fontsize=8)
-    for note in _labels(points)["annotations"]:
+        if point in shown(told):
+            name = point["name"] + (" (knee)" if point["knee"] else "")
+            axes.annotate(name, (x["value"], y["value"]), (5, 4), textcoords="offset points", fontsize=8)
+    for note in _labels(told)["annotations"]:
         if note["xanchor"] == "right":  # a price
             axes.annotate(
                 note["text"], (note["x"], note["y"]), (-3, -3), textcoords="offset points", **_SMALL
