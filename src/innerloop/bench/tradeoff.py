@@ -81,7 +81,7 @@ class Search:
         self.question, self.out, self._tell, self._interrupt = question, out, tell, interrupt
         question.settle(out)
         self._study = Study(out, question.config.train.seed)
-        self._repeats = 0
+        self._repeats, self._lost = 0, []
         naive = without_remedies(question.config)
         self._anchors = {"naive": naive, "joint": configured(naive, {"tasks.schedule": "joint"})}
 
@@ -110,7 +110,7 @@ class Search:
             for one in done
             if "failed" in one
         ]
-        found = Found(search, confirmed, failed, others)
+        found = Found(search, confirmed, failed + self._lost, others)
         self._write(found)
         return found
 
@@ -226,6 +226,8 @@ class Search:
                 found = self._trained(self._configured(one.settings), fresh, place / one.name)
             except (NotEvaluated, InnerloopError) as error:
                 self._tell(f"once more  trial {one.trial} failed: {_reason(error)}")
+                reason = f"{on}: {_reason(error)}"
+                self._lost.append({"trial": one.trial, "settings": one.settings, "reason": reason})
                 continue
             again.append(_candidate(one.trial, one.settings, found, rows["naive"]))
         return judge_tradeoff(Anchors(**anchors), again, epsilon=self.question.epsilon)

@@ -46,8 +46,11 @@ def rest(told: Told) -> list[str]:
     names = [point["name"] for point in beside if "trial" in point]
     if names:
         found.append(f"not to be told from the front by so many seeds: trials {', '.join(names)}")
-    for point in told["search"]["points"]:
-        if point.get("errors"):
+    unfit = {
+        p["name"]: p for p in (*told["search"]["points"], *told["reported"]["points"]) if p.get("errors")
+    }
+    for point in unfit.values():
+        if point:
             found.append(
                 f"unfit: trial {point['name']}, errors of the doctor's: {', '.join(point['errors'])}"
             )

@@ -377,6 +377,20 @@ def test_the_front_is_run_again_on_seeds_that_had_no_part_in_choosing_it(
     assert front_of(tmp_path)["fresh_seeds"] == [2, 3, 4]
 
 
+def test_a_point_that_fails_on_fresh_seeds_is_told_with_its_reason(
+    tmp_path: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(config: RunConfig, seed: int, place: Path, interrupt: Interrupt) -> dict[str, Any]:
+        trainings.fail = lambda config: seed >= 2 and config.train.retain.replay > 0.0
+        return trainings(config, seed, place, interrupt)
+
+    monkeypatch.setattr(tradeoff, "trained", fails)
+    found = search(tmp_path, question(2, confirm=1)).run()
+    assert sorted(one["trial"] for one in found.failed) == [3, 4]
+    assert all(one["reason"].startswith("on fresh seeds 2: step 3") for one in found.failed)
+    assert front_of(tmp_path)["reported"]["front"] == ["naive", "frozen"]
+
+
 def test_fresh_seeds_take_back_what_luck_gave(tmp_path: Path, trainings: Trainings):
     trainings.noise = 0.1
     found = search(tmp_path, question(12, confirm=3)).run()
