@@ -42,7 +42,8 @@ PASSES = 3  # of the head through drawings in random order, for the upper bound
 OPTIMIZERS: list[Optimizer] = [("SGD", rate) for rate in (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)]
 OPTIMIZERS += [("Adam", rate) for rate in (0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)]
 #: The same for a whole network, whose every step costs more.
-WHOLE: list[Optimizer] = [("SGD", 0.03), ("SGD", 0.01), ("Adam", 0.001), ("Adam", 0.0003), ("Adam", 0.0001)]
+WHOLE: list[Optimizer] = [("Adam", rate) for rate in (0.0003, 0.0001, 0.00003, 0.00001)]
+WHOLE += [("SGD", rate) for rate in (0.01, 0.003, 0.001)]
 
 
 # --- training --------------------------------------------------------------------------------------------
@@ -50,11 +51,15 @@ WHOLE: list[Optimizer] = [("SGD", 0.03), ("SGD", 0.01), ("Adam", 0.001), ("Adam"
 
 @dataclass(frozen=True)
 class Method:
-    """What is trained: `learner` makes it anew, `tasks_per_step` trajectories (or batches) an outer step."""
+    """What is trained: `learner` makes it anew, `tasks_per_step` trajectories (or batches) an outer step.
+
+    It begins with the weights of the method `after`, which then has half of the time, or with fresh ones.
+    """
 
     learner: Callable[[], ModuleLearner]
     tasks_per_step: int = 1
     lr: float = 1e-3
+    after: str | None = None
 
 
 def network(ways: int | None = OUTPUTS) -> il.models.Conv4:
@@ -64,6 +69,9 @@ def network(ways: int | None = OUTPUTS) -> il.models.Conv4:
 
 METHODS: dict[str, Method] = {
     "OML": Method(lambda: il.algorithms.OML(network(), inner_lr=0.03, inner_steps=15)),
+    "OML after pretraining": Method(
+        lambda: il.algorithms.OML(network(), inner_lr=0.03, inner_steps=15), lr=5e-4, after="pretraining"
+    ),
     "ANML": Method(lambda: il.algorithms.ANML(network(), inner_lr=0.03, inner_steps=15)),
     "pretraining": Method(lambda: il.algorithms.Baseline(network(None), classes=792), tasks_per_step=2),
 }
@@ -71,32 +79,46 @@ METHODS: dict[str, Method] = {
 
 def trained(name: str, tasks: ClassIncrementalOmniglot, args: argparse.Namespace) -> tuple[Any, Meta]:
     """A method's learner and its meta-parameters: of an earlier run in `--out`, or trained now."""
-    place = args.out / name
+    method, minutes, before = METHODS[name], args.minutes, None
+    if method.after is not None:
+        minutes, before = minutes / 2, args.out / f"{name}, first"
+        _run(METHODS[method.after], tasks, args, place=before, minutes=minutes)
+    return _run(method, tasks, args, place=args.out / name, minutes=minutes, before=before)
+
+
+def _run(
+    method: Method,
+    tasks: ClassIncrementalOmniglot,
+    args: argparse.Namespace,
+    *,
+    place: Path,
+    minutes: float,
+    before: Path | None = None,
+) -> tuple[Any, Meta]:
+    """The run of that folder, which is trained now if there is none, from the weights of the one before."""
     if (place / "config.yaml").is_file():
         run = il.load(place)
         return run.learner, run.meta
-    began, method = time.process_time(), METHODS[name]
-    deadline = began + 60.0 * args.minutes
-    per_step = _seconds_a_step(method, tasks, args)
+    began = time.process_time()
+    deadline = began + 60.0 * minutes
+    times = [time.process_time() for _ in start(method.learner(), tasks, _config(method, 24, args), None)]
+    per_step = (times[-2] - times[3]) / (len(times) - 5)
     steps = max(2, int(0.97 * (deadline - time.process_time()) / per_step))
-    training = start(method.learner(), tasks, _config(method, steps, args), RunFolder(place))
+    training = start(method.learner(), tasks, _config(method, steps, args, before), RunFolder(place))
     for _ in training:
         if time.process_time() >= deadline:
             training.save()
             break
     spent = (time.process_time() - began) / 60
-    tables.say(f"{name}: {training.state.step} of {steps} outer steps in {spent:.1f} minutes of one core")
+    tables.say(
+        f"{place.name}: {training.state.step} of {steps} outer steps in {spent:.1f} minutes of one core"
+    )
     return training.learner, training.state.meta
 
 
-def _seconds_a_step(method: Method, tasks: ClassIncrementalOmniglot, args: argparse.Namespace) -> float:
-    """Processor seconds of an outer step, measured on a few."""
-    times = [time.process_time() for _ in start(method.learner(), tasks, _config(method, 24, args), None)]
-    return (times[-2] - times[3]) / (len(times) - 5)
-
-
-def _config(method: Method, steps: int, args: argparse.Namespace) -> TrainConfig:
+def _config(method: Method, steps: int, args: argparse.Namespace, before: Path | None = None) -> TrainConfig:
     return TrainConfig(
+        start=None if before is None else str(before),
         steps=steps,
         tasks_per_step=method.tasks_per_step,
         seed=args.seed,
@@ -189,7 +211,7 @@ def network_online(
 ) -> tuple[list[float], Optimizer]:
     """The same for a fresh network of which everything learns."""
     shorter = tasks.resized(ways=min(classes, args.whole_selection))
-    tried = [_network_after(shorter, "val", 1, one)[0] for one in WHOLE]
+    tried = [sum(_network_after(shorter, "val", args.selection, one)) for one in WHOLE]
     best = WHOLE[max(range(len(WHOLE)), key=tried.__getitem__)]
     return _network_after(tasks.resized(ways=classes), "test", args.trajectories, best), best
 
@@ -296,13 +318,13 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder with Omniglot's files")
     parser.add_argument("--out", type=Path, required=True, help="where trained runs are kept and found again")
     add("minutes", 15.0, "of training on one core, for each method", float)
-    add("methods", ["OML", "pretraining"], "to train", names)
+    add("methods", ["OML after pretraining", "OML", "pretraining"], "to train", names)
     add("rivals", ["head", "network", "iid"], "beside them: untrained, and the upper bound", names)
     add("classes", [10, 50, 100, 200], "of test trajectories", numbers)
     add("trajectories", 10, "at test")
     add("selection", 2, "validation trajectories that choose a head's optimizer")
     add("selection-classes", 100, "at most, of these")
-    add("whole-selection", 20, "classes of the validation trajectory for the whole network")
+    add("whole-selection", 20, "classes at most, where the whole network's is chosen")
     add("whole-classes", 100, "up to which the whole network is judged")
     add("seed", 0, "of weights and training tasks")
     add("json", None, "where to write every figure", Path)
