@@ -150,6 +150,21 @@ def first_order() -> Records:
     )
 
 
+def on_a_stream(*scores: float) -> Records:
+    """Two families of 20 tasks, one after the other; scores of the first after each quarter of the run."""
+    records = healthy()
+    end = records.looks[-1]
+    at = [0, end // 4, end // 2, 3 * end // 4, end]
+    half = [{"family": "a", "start": 0, "end": end // 2}, {"family": "b", "start": end // 2, "end": end}]
+    records.known(families=["a", "b"], stages=half)
+    for name, curve_of in {"a": scores, "b": (0.1, 0.1, 0.1, 0.8, 0.9)}.items():
+        records.put("trivial", np.full(20, 4.0), split="val", family=name)
+        losses = 4.0 * (1.0 - np.array(curve_of)[:, None] - 0.01 * np.sin(np.arange(20)))
+        for quantity in ("post", "score"):
+            records.put(quantity, losses, at=at, split="val", family=name)
+    return records
+
+
 #: The rule's name -> records on which it fires, and how severely.
 PLANTS: dict[str, list[tuple[Callable[[], Records], Severity]]] = {
     "NONFINITE": [(half_not_finite, Severity.ERROR), (ended_not_finite, Severity.ERROR)],
@@ -179,6 +194,11 @@ PLANTS: dict[str, list[tuple[Callable[[], Records], Severity]]] = {
     "MEMORISATION": [(by_heart, Severity.ERROR)],
     "META_OVERFIT": [(overfit, Severity.WARN)],
     "TASK_FAILURE": [(some_fail, Severity.WARN)],
+    "FORGETTING": [
+        (lambda: on_a_stream(0.1, 0.5, 0.9, 0.8, 0.7), Severity.WARN),
+        (lambda: on_a_stream(0.1, 0.5, 0.9, 0.4, 0.2), Severity.ERROR),
+    ],
+    "STABILITY_GAP": [(lambda: on_a_stream(0.1, 0.5, 0.9, 0.3, 0.9), Severity.WARN)],
     "STATE_LEAK": [(lambda: healthy().put("state_leak", 1e-9), Severity.ERROR)],
     "QUERY_LEAK": [(lambda: healthy().put("query_leak", 0.5), Severity.ERROR)],
     "CLASS_LEAK": [(lambda: healthy().put("class_leak", 0.2), Severity.ERROR)],
@@ -237,7 +257,8 @@ def test_every_rule_passes_on_a_healthy_run(losses: np.ndarray | None, seed: int
     """All records are there; the only rules without an answer are those of what it does not do."""
     found = diagnose(healthy(losses, seed=seed).history)
     assert told(found) == []
-    assert {s.id for s in found.silent} == {"FIRST_ORDER_BIAS", "SCHEDULE_ENDED_EARLY", "TASK_CONFLICT"}
+    apart = {"FIRST_ORDER_BIAS", "SCHEDULE_ENDED_EARLY", "TASK_CONFLICT", "FORGETTING", "STABILITY_GAP"}
+    assert {s.id for s in found.silent} == apart
     assert all(silent.reason for silent in found.silent)
 
 
