@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,12 +158,20 @@ def test_control_c_ends_watching_with_130(tmp_path: Path) -> None:
     shortened(run, 1200)
     program = "import sys; from innerloop.cli.main import entry; sys.exit(entry())"
     command = [sys.executable, "-c", program, "watch", str(run), "--every", "0.1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
-        assert watching.stdout is not None
-        assert watching.stdout.readline()
-        time.sleep(0.5)
-        watching.send_signal(signal.SIGINT)
-        _, err = watching.communicate(timeout=60)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def as_in_a_terminal() -> None:  # what a shell starts in the background is told to ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, preexec_fn=as_in_a_terminal, **pipes) as watching:
+        try:
+            assert watching.stdout is not None
+            assert watching.stdout.readline()
+            time.sleep(0.5)
+            watching.send_signal(signal.SIGINT)
+            _, err = watching.communicate(timeout=60)
+        finally:
+            watching.kill()
     assert watching.returncode == 130
     assert "Traceback" not in err
 
