@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOURCE = Path(__file__).parents[2] / "src"
 LIMIT = 0.5
 HEAVY = ("torch", "matplotlib", "numpy")
@@ -78,6 +80,7 @@ def test_help_answers_at_once_and_without_torch() -> None:
     assert seconds <= LIMIT
 
 
+@pytest.mark.slow
 def test_planted_slow_and_heavy_help_is_seen() -> None:
     _, _, heavy, seconds = help_page(f"import torch\n{BUSY}")
     assert "torch" in heavy

@@ -43,6 +43,7 @@ def test_an_entry_is_a_configuration_that_can_be_built(name: str) -> None:
     assert type(learner).__name__ == name
 
 
+@pytest.mark.slow
 def test_a_row_tells_what_was_done(strokes: None, tmp_path: Path) -> None:
     budget = Budget(minutes=0.05, threads=1, episodes=20)
     row = trained_and_judged("ProtoNet", budget, str(tmp_path))

@@ -90,6 +90,7 @@ def test_a_carried_unroll_runs_on_one_graph(path: MetaGradient, traced_only: lis
     assert len(traced_only) == (3 if isinstance(path, Truncated) else 2), "to begin, to go on, to pull back"
 
 
+@pytest.mark.slow
 def test_compile_time_does_not_grow_with_the_steps(traced_only: list[Any]) -> None:
     numbers = []
     for steps in (4, 9):
@@ -144,7 +145,7 @@ def test_a_changed_setting_is_not_answered_by_an_old_graph(traced_only: list[Any
     assert float((after["params"]["0.weight"] - before["params"]["0.weight"]).abs().max()) > 1e-6
 
 
-@pytest.mark.parametrize("name", ["MAML", "ProtoNet"])
+@pytest.mark.parametrize("name", [pytest.param("MAML", marks=pytest.mark.slow), "ProtoNet"])
 def test_running_statistics_come_out_of_a_graph(name: str, traced_only: list[Any]) -> None:
     case = Case(name, "batch", "running")
     learner, meta = case.learner(), case.meta()

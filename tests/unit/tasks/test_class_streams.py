@@ -113,6 +113,7 @@ def test_what_is_no_stream_of_alphabets_is_refused(
         OmniglotAlphabets(omniglot_root, **settings)
 
 
+@pytest.mark.slow
 def test_scripts_have_as_many_characters_as_stated_and_no_split_shares_one(glyphs: Glyphs) -> None:
     stated = {"Latin": 563, "Cyrillic": 130, "Greek": 136, "Georgian": 112, "Armenian": 51}
     stated |= {"Lao": 26, "Braille": 180}
@@ -125,6 +126,7 @@ def test_scripts_have_as_many_characters_as_stated_and_no_split_shares_one(glyph
     assert disjoint(stream)
 
 
+@pytest.mark.slow
 def test_a_shape_that_several_scripts_share_is_in_the_first_of_them_only(scripts: GlyphScripts) -> None:
     held = [[n.split(" ", 1)[1] for own in characters(scripts, i).values() for n in own] for i in range(3)]
     latin, cyrillic, greek = held
@@ -142,11 +144,13 @@ def test_a_shape_that_several_scripts_share_is_in_the_first_of_them_only(scripts
         ({"scripts": ["Latin", "Lao"], "ways": 6}, "5 classes in split '.*' of family Lao"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_no_stream_of_scripts_is_refused(settings: dict[str, Any], told: str, glyphs: Glyphs) -> None:
     with pytest.raises(ConfigError, match=told):
         GlyphScripts(**settings)
 
 
+@pytest.mark.slow
 def test_scripts_are_written_down_and_made_again(glyphs: Glyphs) -> None:
     stream = GlyphScripts(["Greek", "Lao"], schedule="drift", shots=2)
     again = rebuilt(stream)

@@ -55,7 +55,13 @@ def test_the_vinyals_split_is_the_published_list(omniglot, omniglot_root):
 
 
 @pytest.mark.parametrize(
-    ("ways", "shots", "known"), [(5, 1, 48.0), (5, 5, 70.4), (20, 1, 28.4), (20, 5, 50.8)]
+    ("ways", "shots", "known"),
+    [
+        (5, 1, 48.0),
+        (5, 5, 70.4),
+        pytest.param(20, 1, 28.4, marks=pytest.mark.slow),
+        pytest.param(20, 5, 50.8, marks=pytest.mark.slow),
+    ],
 )
 def test_pixel_nearest_neighbour_scores_what_is_known(omniglot, ways, shots, known):
     source = omniglot.resized(ways=ways, shots=shots)

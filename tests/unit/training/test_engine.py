@@ -210,8 +210,8 @@ WHOLE = peak(lambda: WORK.run(Unrolled(), WORK.rule))
     [
         (2.0, Unrolled(), False),
         (0.6, Unrolled(), True),
-        (0.09, Recompute(), True),
-        (0.001, Recompute(), True),
+        pytest.param(0.09, Recompute(), True, marks=pytest.mark.slow),
+        pytest.param(0.001, Recompute(), True, marks=pytest.mark.slow),
     ],
 )
 def test_the_dial_takes_the_cheapest_exact_way_that_fits(share: float, gradient: Any, smaller: bool) -> None:
