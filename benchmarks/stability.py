@@ -96,7 +96,7 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "replay 1/4 and distillation": {"replay": 0.25, "distill": 0.3},
     "replay 3/8 and A-GEM": {"replay": 0.375, "project": True},
     "distillation and A-GEM": {"distill": 0.5, "project": True},
-    "light distillation and A-GEM": {"distill": 0.2, "project": True},
+    "light distillation and A-GEM": {"distill": 0.3, "project": True},
 }
 
 
