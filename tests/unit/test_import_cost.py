@@ -67,6 +67,7 @@ def test_import_is_cheap_beside_torch() -> None:
     assert import_cost("innerloop", base="torch") <= LIMIT
 
 
+@pytest.mark.slow
 def test_planted_slow_import_is_seen(tmp_path: Path) -> None:
     (tmp_path / "planted_slow.py").write_text(f"import time\n{BUSY}", "utf-8")
     assert import_cost("planted_slow", base="sys", path=tmp_path) > LIMIT

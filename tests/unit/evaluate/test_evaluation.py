@@ -133,6 +133,7 @@ def test_scores_do_not_depend_on_how_tasks_are_lifted(axis: Any) -> None:
     assert found.baselines.keys() == expected.baselines.keys()
 
 
+@pytest.mark.slow
 def test_every_algorithm_is_evaluated(subtests_of_cases: list[Case]) -> None:
     for case in subtests_of_cases:
         source = Sinusoid.tiny() if case.regression else Arrays.tiny()
