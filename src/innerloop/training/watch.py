@@ -41,8 +41,8 @@ from innerloop.training.state import TrainState
 from innerloop.training.step import families_of, source_at, to_device
 
 WORST = "worst-tasks.json"
-_SHARE = 0.08  # of the training time that may go into looking; a tenth, with room for what is not foreseen
-_LEAST = 0.04  # of it that goes into the looks on the way, however long the first and the last one take
+_SHARE = 0.065  # of the training time that may go into looking; a tenth, with room for what is not foreseen
+_LEAST = 0.03  # of it that goes into the looks on the way, however long the first and the last one take
 _MOST = 200  # looks of a whole run
 _ENOUGH = 32  # looks that a verdict needs; with fewer, a look is made smaller
 _WIDE = 5  # looks between two wide ones
