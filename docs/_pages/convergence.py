@@ -12,7 +12,7 @@ import io
 import re
 import shlex
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -253,15 +253,21 @@ def _named(axes: Axes, y: str, *, x: str = "outer step", legend: bool = False) -
         axes.legend(fontsize=8, frameon=False, labelcolor=INK)
 
 
-def make(folder: Path, only: Iterable[str] = tuple(TRANSCRIPTS)) -> None:
-    """Run the commands, and write what they print and the pictures into a folder."""
+@contextlib.contextmanager
+def told(folder: Path, transcripts: Mapping[str, Sequence[str]], only: Iterable[str]) -> Iterator[Path]:
+    """Run the commands of some transcripts, write what they print into `folder`; the folder of their runs."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        told = ""
+        text = ""
         for name in only:
-            told = transcript(TRANSCRIPTS[name], told)
-            (folder / f"{name}.txt").write_text(told, encoding="utf-8")
-        runs = Path("runs")
+            text = transcript(transcripts[name], text)
+            (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+        yield Path("runs")
+
+
+def make(folder: Path, only: Iterable[str] = tuple(TRANSCRIPTS)) -> None:
+    """Run the commands, and write what they print and the pictures into a folder."""
+    with told(folder, TRANSCRIPTS, only) as runs:
         if (runs / "sine").is_dir():
             save(looks(runs / "sine"), folder / "looks.png")
         if (runs / "bowls-0").is_dir():
@@ -273,14 +279,15 @@ def make(folder: Path, only: Iterable[str] = tuple(TRANSCRIPTS)) -> None:
     save(stationary(), folder / "stationary.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=FOLDER, help="where the files go")
-    parser.add_argument("--only", default=",".join(TRANSCRIPTS), help="some of these, in this order")
+def script(about: str | None, make: Callable[..., None], folder: Path, names: Iterable[str]) -> None:
+    """The command that makes a page's outputs again: all of them, or some by name."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--out", type=Path, default=folder, help="where the files go")
+    parser.add_argument("--only", default=",".join(names), help="some of these, in this order")
     given = parser.parse_args()
     torch.set_num_threads(1)
     make(given.out.resolve(), given.only.split(","))
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, make, FOLDER, TRANSCRIPTS)

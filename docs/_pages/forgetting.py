@@ -6,23 +6,20 @@ Commands are run as in `convergence.py`; what they print, and pictures of their 
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _pages.convergence import WRONG, transcript
+from _pages.convergence import WRONG, script, told
 from innerloop.diagnose.history import History
 from innerloop.diagnose.streams import timeline_of
 from innerloop.report.style import INK, LOSS, OURS, clean, new_figure, save
 
 FOLDER = Path(__file__).parents[1] / "_static/forgetting"
+_STYLES = ((OURS, "-"), (WRONG, "--"), (LOSS, "-."), (INK, ":"))
 _STREAM = (
     "--algorithm MAML --algorithm.inner-steps 3 --stream SinusoidFamilies --stream.kinds sine,opposite "
     "--tasks-per-step 10 --steps 1000 --threads 1 --probe.every 24"
@@ -55,30 +52,13 @@ def families(runs: Mapping[str, Path]) -> Figure:
     return figure
 
 
-_STYLES = ((OURS, "-"), (WRONG, "--"), (LOSS, "-."), (INK, ":"))
-
-
 def make(folder: Path, only: Iterable[str] = tuple(TRANSCRIPTS)) -> None:
-    """Run the commands, and write what they print and the pictures into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        told = ""
-        for name in only:
-            told = transcript(TRANSCRIPTS[name], told)
-            (folder / f"{name}.txt").write_text(told, encoding="utf-8")
-        runs = {label: Path("runs") / label for label in ("naive", "replay")}
-        if all(run.is_dir() for run in runs.values()):
-            save(families(runs), folder / "families.png")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=FOLDER, help="where the files go")
-    parser.add_argument("--only", default=",".join(TRANSCRIPTS), help="some of these, in this order")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    make(given.out.resolve(), given.only.split(","))
+    """Run the commands, and write what they print and the picture into a folder."""
+    with told(folder, TRANSCRIPTS, only) as runs:
+        both = {label: runs / label for label in ("naive", "replay")}
+        if all(run.is_dir() for run in both.values()):
+            save(families(both), folder / "families.png")
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, make, FOLDER, TRANSCRIPTS)
