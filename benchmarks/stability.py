@@ -89,6 +89,7 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "SI": {"si": 1.0},
     "distillation": {"distill": 1.0},
     "A-GEM": {"project": True},
+    "recall": {"recall": 8},
     "replay 3/8": {"replay": 0.375},
     "replay 1/2 and A-GEM": {"replay": 0.5, "project": True},
     "replay 1/2 and distillation": {"replay": 0.5, "distill": 0.3},

@@ -19,6 +19,8 @@ from innerloop.core.types import Batch, Fast, Loss, Meta
 STATISTICS = "statistics"
 #: The name under which `meta` may hold weights that no outer step moves: kept with it, never differentiated.
 FROZEN = "frozen"
+#: The name under which `meta` may hold what tasks are begun from outside of training, as it was earlier.
+MEMORY = "memory"
 #: The name under which `fast` may hold the task's own data: no step changes it, nothing differentiates it.
 DATA = "data"
 

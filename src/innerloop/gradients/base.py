@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innerloop.core import tree
 from innerloop.core.compiled import compiler_of, eagerly
-from innerloop.core.learner import FROZEN, STATISTICS, MetaLearner
+from innerloop.core.learner import FROZEN, MEMORY, STATISTICS, MetaLearner
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
 from innerloop.core.rng import tensor_keys
@@ -212,7 +212,7 @@ def weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
 
 def learned(meta: Meta) -> Meta:
     """The part of `meta` that the outer gradient is taken with respect to."""
-    return {name: node for name, node in meta.items() if name not in (STATISTICS, FROZEN)}
+    return {name: node for name, node in meta.items() if name not in (STATISTICS, FROZEN, MEMORY)}
 
 
 def shaped_like(meta: Meta, grads: Meta) -> Meta:

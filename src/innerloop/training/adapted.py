@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from innerloop.algorithms.base import ModuleLearner
+from innerloop.algorithms.recalling import without_memory
 from innerloop.core import tree
 from innerloop.core.errors import ContractError, DataError, check_range
 from innerloop.core.learner import adapt
@@ -96,7 +97,7 @@ class Adapted:
 
     def values(self) -> tuple[dict[str, Tensor], str]:
         """What a file must hold to have this model again: tensors by path, and classes as JSON."""
-        tensors = {f"meta/{p}": t for p, t in tree.flatten(self.meta).items()}
+        tensors = {f"meta/{p}": t for p, t in tree.flatten(without_memory(self.meta)).items()}
         tensors |= {f"fast/{p}": t for p, t in tree.flatten(self.fast, empties=True).items()}
         # Leaves may share memory (an unadapted parameter, an expanded tensor), which files cannot.
         return {path: t.detach().cpu().clone().contiguous() for path, t in tensors.items()}, json.dumps(

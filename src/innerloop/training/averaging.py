@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from innerloop.core import tree
+from innerloop.core.learner import MEMORY
 from innerloop.core.types import Meta
 
 
@@ -16,5 +17,7 @@ def average_in(average: Meta, meta: Meta, decay: float, count: int) -> None:
     newest ones belong to the newest weights.
     """
     share = (1.0 - decay) / (1.0 - decay**count)
-    for kept, new in zip(tree.leaves(average), tree.leaves(meta), strict=True):
-        kept.lerp_(new.detach(), share)
+    for name, node in average.items():
+        taken = 1.0 if name == MEMORY else share  # what was remembered is past, and stays as it was
+        for kept, new in zip(tree.leaves(node), tree.leaves(meta[name]), strict=True):
+            kept.lerp_(new.detach(), taken)

@@ -13,6 +13,7 @@ from torch import nn
 
 from innerloop import algorithms, models, tasks
 from innerloop.algorithms.base import ModuleLearner
+from innerloop.algorithms.recalling import recalling
 from innerloop.core.errors import ConfigError, ContractError, unknown
 from innerloop.core.registry import find
 from innerloop.core.types import TaskSpec
@@ -74,7 +75,8 @@ class RunConfig:
         """The algorithm around its model, with the tasks' loss and sizes where none are given."""
         module = module or build_model(self.model, self.algorithm, spec)
         cls, arguments = _resolve("algorithm", self.algorithm)
-        return cls(module, **decided_by_tasks(cls, spec) | arguments)
+        learner = cls(module, **decided_by_tasks(cls, spec) | arguments)
+        return recalling(learner, self.train.retain.recall) if self.train.retain.recall else learner
 
 
 def describe(learner: ModuleLearner, source: TaskSource, train: TrainConfig) -> RunConfig:

@@ -49,7 +49,7 @@ def check_stages(tasks: TaskSource, config: TrainConfig) -> None:
     """Raise unless there is a stage's end, or an earlier run, for every remedy that takes stock of one."""
     if stage_ends(tasks, config):
         return
-    for name in ("l2", "distill", "ewc", "si"):
+    for name in ("l2", "distill", "ewc", "si", "recall"):
         value, begun = getattr(config.retain, name), name in ("l2", "distill")
         if value and not (begun and config.start is not None):
             told = "all at once" if hasattr(tasks, "stages") else "no stages"

@@ -15,7 +15,7 @@ class RetainConfig:
     """What is done against forgetting; several may be on at once, and by default none is.
 
     What a stage of a stream leaves behind (an anchor, the importance of each parameter) is taken when it
-    ends; so `l2`, `ewc`, `si` and `distill` are refused where there are no stages. A run that starts from
+    ends; so `l2`, `ewc`, `si`, `distill` and `recall` are refused where there are no stages. A run that starts from
     another one (`start`) has those weights as its first anchor, which `l2` and `distill` need no stage for.
     Tasks are kept as they were drawn, with their examples.
 
@@ -40,6 +40,11 @@ class RetainConfig:
             after adapting to today's tasks, and what the last anchor predicts after adapting to them (Li and
             Hoiem 2016, arXiv:1606.09282, on adapted models), with whatever else the learner's outer loss has
             in it. Not for learners whose outer loss takes no predictions for labels: these are refused.
+        recall: slots, >= 0, of an external memory of meta-parameters: at the end of each stage they are kept
+            with a key to its tasks, and outside of training a task is adapted to from those whose key fits
+            its support set best (`algorithms/recalling.py`). Where it is full, the older of the two whose
+            tasks are most alike gives way. The memory is part of the run, so that evaluation, `adapt` and
+            whatever loads it read it too.
         project: averaged gradient episodic memory: where the meta-gradient would raise the loss on as many
             tasks from the memory, that part is taken out of it (Chaudhry et al. 2019, arXiv:1812.00420).
     """
@@ -54,12 +59,14 @@ class RetainConfig:
     si: float = 0.0
     si_damping: float = 1e-3
     distill: float = 0.0
+    recall: int = 0
     project: bool = False
 
     def __post_init__(self) -> None:
         check_range("retain.replay", self.replay, low=0.0, high=1.0 - 1e-9)
         check_count("retain.memory", self.memory, low=1)
         check_count("retain.ewc_tasks", self.ewc_tasks, low=1)
+        check_count("retain.recall", self.recall, low=0)
         if self.balance not in ("reservoir", "family"):
             raise ConfigError(
                 f"retain.balance = {self.balance!r}", expected="reservoir or family", do="choose one of these"

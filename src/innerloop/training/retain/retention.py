@@ -16,6 +16,7 @@ from innerloop.training.retain.distillation import Distillation
 from innerloop.training.retain.intelligence import Intelligence
 from innerloop.training.retain.memory import TaskMemory
 from innerloop.training.retain.projection import Projection
+from innerloop.training.retain.recollection import Recollection
 
 
 @final
@@ -34,6 +35,7 @@ class Retention:
             "distill": Distillation(config.distill) if config.distill else None,
             "l2": Anchor(config.l2) if config.l2 else None,
             "ewc": Consolidation(config.ewc, config.ewc_decay) if config.ewc else None,
+            "recall": Recollection() if config.recall else None,
             "si": Intelligence(config.si, config.si_damping) if config.si else None,
         }
         self._remedies = {name: remedy for name, remedy in on.items() if remedy is not None}
