@@ -1,4 +1,4 @@
-"""A learner with a memory: a task begins from the meta-parameters of the time when such tasks were learned."""
+"""A learner with a memory: a task begins from what was learned when such tasks came."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def recalling(learner: Learner, slots: int) -> Learner:
 
     A slot is a pair: its key says which tasks it is for (`core/likeness.py`), its value is all that was
     learned until then. `meta["memory"]` holds them; a task is adapted to from the value whose key fits its
-    support set best, or from what is learned today, which has a key too. In training nothing is read. Writing
-    is not the learner's: see `training/retain/recollection.py`.
+    support set best, or from what is learned today, which has a key too. In training nothing is read.
+    Writing is not the learner's: see `training/retain/recollection.py`.
 
-    Cost: the memory holds `slots` times what `meta` does; a task is embedded once, with D = 128 features and a
-    triangular system of as many unknowns for each key.
+    Cost: the memory holds `slots` times what `meta` does; a task is embedded once, with D = 128 features and
+    a triangular system of as many unknowns for each key.
 
     Reference: a memory beside the network is that of Santoro et al. 2016; initialisations by kind of task are
     those of Jerfel et al. 2019 (arXiv 1812.06080) and Yao et al. 2019 (arXiv 1905.05301). Keys and values
@@ -45,8 +45,7 @@ def recalling(learner: Learner, slots: int) -> Learner:
     if hasattr(learner, "memory_slots"):
         return learner
     other = copy.copy(learner)
-    other.__class__ = _with_memory(type(learner))
-    other.memory_slots = slots  # pyright: ignore[reportAttributeAccessIssue]
+    other.__class__ = _with_memory(type(learner), slots)
     return other
 
 
@@ -61,19 +60,17 @@ def remembered(meta: Meta) -> Meta:
 
 
 @cache
-def _with_memory(kind: Any) -> Any:
+def _with_memory(kind: Any, slots: int) -> Any:
     """A subclass of a learner's class, under its name: what it is and what it can do stay the same."""
 
     @final
     class Recalling(kind):
-        memory_slots: int
+        memory_slots = slots
 
         def init(self, rng: torch.Generator) -> Meta:
             meta = super().init(rng)
-            values = tree.map(
-                lambda leaf: leaf.new_zeros((self.memory_slots, *leaf.shape)), remembered(meta)
-            )
-            return meta | {MEMORY: {"keys": no_keys(1 + self.memory_slots), "values": values}}
+            values = tree.map(lambda leaf: leaf.new_zeros((slots, *leaf.shape)), remembered(meta))
+            return meta | {MEMORY: {"keys": no_keys(1 + slots), "values": values}}
 
         def begin(self, meta: Meta, support: Batch) -> Fast:
             if MEMORY not in meta or mode().training or not len(support.x):

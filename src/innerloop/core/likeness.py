@@ -55,7 +55,7 @@ def embedding(scale: Tensor, support: Batch) -> Tensor:
 
 
 def scales(support: Batch) -> Tensor:
-    """Mean and standard deviation of the inputs of stacked tasks, and of their targets if they are numbers."""
+    """Mean and standard deviation of the inputs of stacked tasks, and of targets that are numbers."""
     values = [support.x, support.y] if support.y.is_floating_point() else [support.x]
     found = [t.to(torch.float32) for value in values for t in (value.mean(), value.std().clamp_min(1e-6))]
     return torch.stack(found) if len(found) == 4 else torch.cat([torch.stack(found), found[0].new_zeros(2)])
@@ -84,7 +84,7 @@ def log_likelihoods(keys: dict[str, Tensor], embedded: Tensor) -> Tensor:
 
 
 def divergences(keys: dict[str, Tensor]) -> Tensor:
-    """How unlike the tasks of each two keys are [K, K]: their divergence (Kullback and Leibler), both ways."""
+    """How unlike the tasks of each two keys are [K, K]: Kullback and Leibler's divergence, both ways."""
     covariances, means = _covariances(keys), keys["mean"]
     precisions = torch.cholesky_inverse(torch.linalg.cholesky(covariances))
     traces = torch.einsum("iab,jba->ij", precisions, covariances)
@@ -99,7 +99,7 @@ def _covariances(keys: dict[str, Tensor]) -> Tensor:
     together = scatter.sum(0) / count.sum().clamp_min(1.0)
     found = (scatter + FEATURES * together) / (count + FEATURES)
     even = found.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None].clamp_min(1e-12)
-    return found + _RIDGE * even * torch.eye(FEATURES, device=found.device)
+    return found + _RIDGE * even * torch.eye(FEATURES, dtype=found.dtype, device=found.device)
 
 
 @cache
@@ -108,4 +108,3 @@ def _features(size: int, device: str) -> tuple[Tensor, Tensor]:
     one, other = tensor_keys(key(0, "features of tasks"), 2, torch.device(device))
     wide = torch.tensor(_FREQUENCIES, device=device).repeat(FEATURES // len(_FREQUENCIES))
     return keyed_normal(one, (size, FEATURES)) * wide, 2 * torch.pi * keyed_uniform(other, (FEATURES,))
-

@@ -7,7 +7,6 @@ import os
 from typing import Literal
 
 from innerloop.algorithms.base import ModuleLearner
-from innerloop.algorithms.recalling import recalling
 from innerloop.core.errors import ConfigError
 from innerloop.tasks.base import TaskSource
 from innerloop.training.check import check_fit
@@ -74,8 +73,6 @@ def start(
     """A training run that is checked and ready to iterate over, its folder made or resumed."""
     check_fit(learner, tasks, config)
     check_retained(learner, tasks, config)
-    if config.retain.recall:
-        learner = recalling(learner, config.retain.recall)
     resumed = existing == "resume" and folder is not None and folder.exists
     goes_on = resumed and folder is not None and bool(folder.checkpoints())
     if goes_on and folder is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from innerloop.algorithms.base import ModuleLearner
+from innerloop.algorithms.recalling import recalling
 from innerloop.core import tree
 from innerloop.core.errors import AllocationError, DataError, NonFiniteError
 from innerloop.core.memory import is_allocation_failure
@@ -68,10 +69,11 @@ class Training:
         folder: RunFolder | None = None,
         begin: Meta | None = None,
     ) -> None:
+        learner = recalling(learner, config.retain.recall) if config.retain.recall else learner
         self.learner, self.tasks, self.config, self.folder = learner, tasks, config, folder
         learner.to(config.device)
         self.untrained: Meta = learner.init(generator(config.seed, "init"))
-        self.state = new_state(begin or self.untrained, config)
+        self.state = new_state(self.untrained | (begin or {}), config)
         self.best_meta: Meta | None = None
         self.seconds = 0.0
         self.events = EventFiles(folder, config.log)

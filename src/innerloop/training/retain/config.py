@@ -15,8 +15,9 @@ class RetainConfig:
     """What is done against forgetting; several may be on at once, and by default none is.
 
     What a stage of a stream leaves behind (an anchor, the importance of each parameter) is taken when it
-    ends; so `l2`, `ewc`, `si`, `distill` and `recall` are refused where there are no stages. A run that starts from
-    another one (`start`) has those weights as its first anchor, which `l2` and `distill` need no stage for.
+    ends; so `l2`, `ewc`, `si`, `distill` and `recall` are refused where there are no stages. A run that
+    starts from another one (`start`) has those weights as its first anchor, which `l2` and `distill` need no
+    stage for.
     Tasks are kept as they were drawn, with their examples.
 
     Args:

@@ -50,6 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "online-ewc": {"ewc": 1.0, "ewc_tasks": 3, "ewc_decay": 0.5},
     "si": {"si": 1.0},
     "distill": {"distill": 1.0},
+    "recall": {"recall": 2},
 }
 SETTINGS["everything"] = {n: v for one in SETTINGS.values() for n, v in one.items()}
 
@@ -92,7 +93,7 @@ def trained(tasks: TaskStream, config: TrainConfig, steps: int | None = None) ->
 
 
 def leaves(training: Training) -> list[torch.Tensor]:
-    return [leaf.clone() for leaf in tree.leaves(training.state.meta)]
+    return [leaf.clone() for leaf in tree.leaves(learned(training.state.meta))]
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
@@ -249,8 +250,10 @@ def test_a_remedy_of_weight_zero_is_none() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [n if n in ("replay", "everything") else _slow(n) for n in SETTINGS])
-def test_every_remedy_changes_the_weights_and_nothing_of_the_learner(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [n if n in ("replay", "everything") else _slow(n) for n in SETTINGS if n != "recall"]
+)
+def test_every_remedy_but_a_memory_changes_the_weights_and_nothing_of_the_learner(name: str) -> None:
     config = small_config(steps=20, tasks_per_step=2)  # so many that some are in conflict
     plain = trained(stream(), config)
     found = trained(stream(), replace(config, retain=RetainConfig(**SETTINGS[name])))
