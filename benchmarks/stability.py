@@ -116,7 +116,7 @@ def measured(
         compile=False,
         threads=1,
     )
-    stream = given.stream("joint" if remedy == "joint" else "sequence")
+    stream = given.stream(remedy if remedy in ("joint", "progressive") else "sequence")
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch) / "run")
         training = start(given.learner(), stream, config, folder)
@@ -213,7 +213,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--streams", default=",".join(PROBLEMS))
-    parser.add_argument("--remedies", default=",".join(["joint", *REMEDIES]))
+    parser.add_argument("--remedies", default=",".join(["joint", "progressive", *REMEDIES]))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the steps")
     parser.add_argument("--jobs", type=int, default=2)

@@ -25,6 +25,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "ewc": ("retain.ewc", "retain.ewc_decay", "retain.ewc_tasks"),
     "si": ("retain.si", "retain.si_damping"),
     "distill": ("retain.distill",),
+    "recall": ("retain.recall",),
 }
 _MEMORY = ("retain.memory", "retain.balance")
 _STRENGTHS = {
@@ -34,6 +35,7 @@ _STRENGTHS = {
     "ewc": "1e-1..1e4:log",
     "si": "1e-2..1e2:log",
     "distill": "1e-1..1e1:log",
+    "recall": "2..16:log",
 }
 _NAME, _REPLAY = "algorithm.name", "retain.replay"
 #: Settings that change what is compared, or nothing of the result.

@@ -67,7 +67,7 @@ def passes(train: TrainConfig, inner_steps: int, stages: int) -> int:
     Each meta-gradient of a task is one for each inner step, and one for the query set. What remedies ask for
     comes on top: gradients of relabelled tasks from the second stage on (`distill`), gradients of remembered
     tasks at every step but the first (`project`), and gradients of single tasks at the end of each stage
-    (`ewc`). Replay takes the place of other tasks, and costs nothing.
+    (`ewc`). Replay takes the place of other tasks, and costs nothing, nor does `recall`.
     """
     retain, per_step = train.retain, train.tasks_per_step
     gradients = train.steps * per_step

@@ -32,7 +32,8 @@ class GlyphScripts(StreamTasks):
         ways: classes of a task, >= 2; Armenian has 10 characters in val and test each, Lao 5.
         shots, queries: support and query drawings of each class; together at most 20.
         schedule: `sequence` gives each an equal share of the outer steps, one after another; `drift` goes
-            over from each to the next gradually; `joint` is all at once.
+            over from each to the next gradually; `progressive` lets them join one at a time, what is most
+            alike first, and stay; `joint` is all at once.
         rounds: how often the whole sequence comes, >= 1.
 
     Raises:

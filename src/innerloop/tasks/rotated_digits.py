@@ -20,7 +20,8 @@ class RotatedDigits(StreamTasks):
         ways: classes of a task, 2 to 10.
         shots, queries: support and query images of each class; together at most 43.
         schedule: `sequence` gives each an equal share of the outer steps, one after another; `drift` goes
-            over from each to the next gradually; `joint` is all at once.
+            over from each to the next gradually; `progressive` lets them join one at a time, what is most
+            alike first, and stay; `joint` is all at once.
         rounds: how often the whole sequence comes, >= 1.
 
     Raises:

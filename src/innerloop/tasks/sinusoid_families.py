@@ -55,7 +55,8 @@ class SinusoidFamilies(StreamTasks):
         shots: support points of a task, >= 1.
         queries: query points of a task, >= 1.
         schedule: `sequence` gives each an equal share of the outer steps, one after another; `drift` goes
-            over from each to the next gradually; `joint` is all at once.
+            over from each to the next gradually; `progressive` lets them join one at a time, what is most
+            alike first, and stay; `joint` is all at once.
         rounds: how often the whole sequence comes, >= 1.
 
     Raises:

@@ -14,12 +14,13 @@ from innerloop.core.rng import Rng
 from innerloop.core.types import Episode, Split, TaskSpec
 from innerloop.tasks.base import TaskSource
 from innerloop.tasks.mixture import Mixture, told
+from innerloop.tasks.progression import alike_first
 
-Schedule = Literal["sequence", "drift", "joint"]
+Schedule = Literal["sequence", "drift", "progressive", "joint"]
 
 
 class Stage(NamedTuple):
-    """A part of training in which one family prevails: from share `start` of the outer steps to `end`."""
+    """A part of training in which one family prevails, or is new: the steps from share `start` to `end`."""
 
     family: int
     start: float
@@ -44,7 +45,9 @@ class StreamTasks(ABC):
     Attributes:
         names: of the families, in the order in which they come.
         schedule: `sequence` is one family at a time, with equal shares of the outer steps; `drift` goes over
-            from each to the next gradually; `joint` is all at once, from the first step to the last.
+            from each to the next gradually; `progressive` lets them join one at a time and stay, the first,
+            then always the one that is most like any of those before (`tasks/progression.py`); `joint` is all
+            at once, from the first step to the last.
         rounds: how often the whole sequence comes: with more than one, families come back.
     """
 
@@ -53,6 +56,7 @@ class StreamTasks(ABC):
     rounds: int
     _parts: list[TaskSource]
     _all: Mixture
+    _alike_first: list[int] | None = None
 
     @classmethod
     @abstractmethod
@@ -69,6 +73,12 @@ class StreamTasks(ABC):
         if schedule not in get_args(Schedule):
             raise unknown("schedule", str(schedule), get_args(Schedule))
         self.schedule, self.rounds = schedule, check_count("rounds", rounds, low=1)
+        if schedule == "progressive" and rounds > 1:
+            raise ConfigError(
+                f"rounds = {rounds} with schedule = 'progressive'",
+                expected="one round: families that have joined stay",
+                do="leave rounds out, or choose another schedule",
+            )
         self._all = Mixture(sources)
         self._parts = list(self._all.parts)
         self.names = tuple(numbered(list(map(told, sources))) if names is None else names)
@@ -87,7 +97,7 @@ class StreamTasks(ABC):
         if self.schedule == "joint":
             return []
         order = self._order()
-        if self.schedule == "sequence":
+        if self.schedule != "drift":
             edges = [i / len(order) for i in range(len(order) + 1)]
         else:  # the next one prevails from half-way between two
             edges = [0.0, *((i + 0.5) / (len(order) - 1) for i in range(len(order) - 1)), 1.0]
@@ -104,9 +114,10 @@ class StreamTasks(ABC):
         if self.schedule == "joint":
             return [1.0 / count] * count
         order, weights = self._order(), [0.0] * count
-        if self.schedule == "sequence":
-            weights[order[min(int(progress * len(order) + 1e-9), len(order) - 1)]] = 1.0
-            return weights
+        if self.schedule != "drift":
+            turn = min(int(progress * len(order) + 1e-9), len(order) - 1)
+            there = order[: turn + 1] if self.schedule == "progressive" else [order[turn]]
+            return [(family in there) / len(there) for family in range(count)]
         place = min(progress, 1.0) * (len(order) - 1)
         before = min(int(place), len(order) - 2)
         weights[order[before]] += before + 1 - place
@@ -118,7 +129,11 @@ class StreamTasks(ABC):
         return Mixture(self._parts, self.weights_at(progress))
 
     def _order(self) -> list[int]:
-        return list(range(len(self.names))) * self.rounds
+        if self.schedule != "progressive":
+            return list(range(len(self.names))) * self.rounds
+        if self._alike_first is None:
+            self._alike_first = alike_first(self._parts)
+        return self._alike_first
 
     # --- as a source of all families ---------------------------------------------------------------------
 

@@ -114,8 +114,9 @@ def test_what_is_lost_is_found_and_what_is_kept_is_not(curves: Any, severity: Se
     [
         ({}, "--retain.replay 0.5"),
         ({"replay": 0.2}, "--retain.replay 0.5"),
-        ({"replay": 0.5}, "--retain.distill 0.3"),
-        ({"replay": 0.5, "distill": 1.0}, "--optimizer.lr 0.001"),
+        ({"replay": 0.5}, "--retain.recall 8"),
+        ({"replay": 0.5, "recall": 3}, "--retain.distill 0.3"),
+        ({"replay": 0.5, "recall": 3, "distill": 1.0}, "--optimizer.lr 0.001"),
     ],
 )
 def test_a_remedy_that_is_on_already_is_not_proposed(retain: dict[str, float], option: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from innerloop import tasks
 from innerloop.core.errors import ConfigError
-from innerloop.tasks import Linear, Sinusoid, TaskStream
+from innerloop.tasks import Linear, Sinusoid, SinusoidFamilies, TaskStream
 from innerloop.tasks.streaming import Stage, StreamTasks
 from unit.tasks.streams import equal, rebuilt
 
@@ -18,7 +18,7 @@ STREAMS = sorted(
     name for name in tasks.REGISTRY if StreamTasks in getattr(tasks, name).__mro__ and name != "TaskStream"
 )
 THREE = ["Sinusoid", "Linear", "SinusoidAndLine"]
-SCHEDULES = ("sequence", "drift", "joint")
+SCHEDULES = ("sequence", "drift", "progressive", "joint")
 
 
 def test_the_ready_made_streams_are_all_asked() -> None:
@@ -68,9 +68,38 @@ def test_jointly_all_families_come_equally_often_and_there_are_no_stages() -> No
     assert all(stream.weights_at(p) == [1 / 3] * 3 for p in (0.0, 0.4, 1.0))
 
 
+WAVES = ["sine", "fast", "opposite", "sine"]
+
+
+def test_progressively_families_join_and_stay_and_the_most_alike_come_first() -> None:
+    stream = SinusoidFamilies(WAVES, schedule="progressive")
+    order = [stream.names[stage.family] for stage in stream.stages]
+    assert order[:2] == ["sine 1", "sine 2"], "the same once more is the nearest"
+    assert sorted(order) == sorted(stream.names)
+    for turn in range(4):
+        weights = dict(zip(stream.names, stream.weights_at((turn + 0.5) / 4), strict=True))
+        assert {name for name, weight in weights.items() if weight} == set(order[: turn + 1])
+        assert set(weights.values()) - {0.0} == {1.0 / (turn + 1)}
+
+
+def test_an_order_by_likeness_does_not_depend_on_the_order_that_was_given() -> None:
+    """But for the first family, which is where it begins."""
+    given = SinusoidFamilies(["sine", "square", "small", "opposite"], schedule="progressive")
+    other = SinusoidFamilies(["sine", "opposite", "small", "square"], schedule="progressive")
+    orders = [[stream.names[stage.family] for stage in stream.stages] for stream in (given, other)]
+    assert orders[0] == orders[1]
+    assert orders[0].index("square") < orders[0].index("opposite"), "it agrees with the sine"
+
+
+def test_families_that_stay_come_in_one_round() -> None:
+    with pytest.raises(ConfigError, match="rounds = 2 with schedule = 'progressive'"):
+        SinusoidFamilies(WAVES, schedule="progressive", rounds=2)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_weights_are_shares_at_every_moment(schedule: Any, rounds: int) -> None:
+    rounds = 1 if schedule == "progressive" else rounds
     stream = TaskStream(THREE, schedule=schedule, rounds=rounds)
     for progress in np.linspace(0, 1, 101):
         weights = stream.weights_at(float(progress))

@@ -12,7 +12,7 @@ from innerloop.diagnose.streams import matrix_of, timeline_of
 
 _LOST = 0.05  # of the score, on average over families; less is no loss that anyone would act on
 _MOSTLY = 0.5  # of what training had gained on a family
-_REPLAY, _DISTILL = 0.5, 0.3  # what is proposed
+_REPLAY, _SLOTS, _DISTILL = 0.5, 8, 0.3  # what is proposed
 _DIP = 0.1  # of the score, beyond what is lost for good
 
 
@@ -71,6 +71,8 @@ def _remedy(history: History) -> dict[str, float]:
     """The next thing to try: what helps most first, and nothing that is on already."""
     if history.setting("retain.replay", 0.0) < _REPLAY:
         return {"retain.replay": _REPLAY}
+    if not history.setting("retain.recall", 0):
+        return {"retain.recall": _SLOTS}
     if not history.setting("retain.distill", 0.0):
         return {"retain.distill": _DISTILL}
     return {"optimizer.lr": history.setting("optimizer.lr", 1e-3) / 2}
