@@ -13,7 +13,7 @@ from torch import Tensor
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
-from innerloop.core.learner import DATA, FROZEN, MEMORY
+from innerloop.core.learner import DATA, FROZEN, MEMORY, without_memory
 from innerloop.core.likeness import embedding, log_likelihoods, no_keys
 from innerloop.core.mode import mode
 from innerloop.core.types import Batch, Fast, Meta
@@ -47,11 +47,6 @@ def recalling(learner: Learner, slots: int) -> Learner:
     other = copy.copy(learner)
     other.__class__ = _with_memory(type(learner), slots)
     return other
-
-
-def without_memory(meta: Meta) -> Meta:
-    """What is learned today, alone."""
-    return {name: node for name, node in meta.items() if name != MEMORY}
 
 
 def remembered(meta: Meta) -> Meta:

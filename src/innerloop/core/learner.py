@@ -81,6 +81,11 @@ class MetaLearner(ABC):
         return loss_value(self.loss, self.predict(meta, fast, query.x), query.y), {}
 
 
+def without_memory(meta: Meta) -> Meta:
+    """What is learned today, alone."""
+    return {name: node for name, node in meta.items() if name != MEMORY}
+
+
 def outer_weights(learner: MetaLearner) -> tuple[float | Tensor, ...]:
     """The weight of the query loss of each state, from before the first inner step to after the last."""
     steps, given = learner.inner_steps, learner.objective_weights()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innerloop.core import tree
 from innerloop.core.compiled import compiler_of, eagerly
-from innerloop.core.learner import FROZEN, MEMORY, STATISTICS, MetaLearner
+from innerloop.core.learner import FROZEN, MEMORY, STATISTICS, MetaLearner, without_memory
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.outcome import Outcome
 from innerloop.core.rng import tensor_keys
@@ -223,4 +223,4 @@ def shaped_like(meta: Meta, grads: Meta) -> Meta:
 def work(meta: Meta, episodes: Episode) -> float:
     """Multiply-adds of one pass over one task, at the least: every parameter meets every example."""
     rows = episodes.support.x.shape[1] + episodes.query.x.shape[1]
-    return float(rows * sum(leaf.numel() for leaf in tree.leaves(meta)))
+    return float(rows * sum(leaf.numel() for leaf in tree.leaves(without_memory(meta))))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
-from innerloop.core.learner import states
+from innerloop.core.learner import states, without_memory
 from innerloop.core.losses import loss_value, score, trivial_loss
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.types import Batch, Episode, Meta, Split
@@ -206,7 +206,7 @@ def _paired(count: int) -> int:
 
 def relative_distance(meta: Meta, other: Meta) -> float:
     """|meta - other| / |meta| over all leaves, by name: trees may have them in another order."""
-    ours, theirs = tree.flatten(meta), tree.flatten(other)
+    ours, theirs = tree.flatten(without_memory(meta)), tree.flatten(other)
     apart = sum(float((leaf - theirs[path]).square().sum()) for path, leaf in ours.items())
     size = sum(float(leaf.square().sum()) for leaf in ours.values())
     return math.sqrt(apart / size) if size else 0.0

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from innerloop.algorithms.base import ModuleLearner
-from innerloop.algorithms.recalling import without_memory
 from innerloop.core import tree
 from innerloop.core.errors import ContractError, DataError, check_range
-from innerloop.core.learner import adapt
+from innerloop.core.learner import adapt, without_memory
 from innerloop.core.mode import count_ways, running_in
 from innerloop.core.types import Batch, Fast, Meta
 

@@ -10,9 +10,9 @@ import torch
 
 from innerloop import algorithms
 from innerloop.algorithms.base import ModuleLearner
-from innerloop.algorithms.recalling import recalling, remembered, without_memory
+from innerloop.algorithms.recalling import recalling, remembered
 from innerloop.core import tree
-from innerloop.core.learner import MEMORY
+from innerloop.core.learner import MEMORY, without_memory
 from innerloop.core.likeness import added, embedding, scales
 from innerloop.core.rng import generator
 from innerloop.core.types import Episode, Meta
