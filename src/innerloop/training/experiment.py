@@ -23,7 +23,7 @@ from innerloop.training.components import Plain, arguments_of, checked, paramete
 from innerloop.training.config import TrainConfig
 
 COMPONENTS = {"algorithm": algorithms, "model": models, "tasks": tasks}
-_DEFAULT_MODEL = {3: "Conv4"}  # by the number of axes of an input; anything else is an MLP
+_PIXELS = 16  # that an image must have each way, to be halved four times
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def build_tasks(component: Mapping[str, Plain]) -> TaskSource:
 
 def build_model(component: Mapping[str, Plain], algorithm: Mapping[str, Plain], spec: TaskSpec) -> nn.Module:
     """The model, with the sizes that the tasks decide filled in where they are not given."""
-    component = {"name": _DEFAULT_MODEL.get(len(spec.input_shape), "MLP")} | dict(component)
+    image = len(spec.input_shape) == 3 and min(spec.input_shape[1:]) >= _PIXELS
+    component = {"name": "Conv4" if image else "MLP"} | dict(component)
     cls, arguments = _resolve("model", component)
     kind, settings = _resolve("algorithm", algorithm)
     fitted = cls.sizes_for(spec, embeds=kind.embeds) if issubclass(cls, Model) else {}

@@ -337,6 +337,15 @@ def test_sizes_and_loss_follow_the_tasks_unless_given() -> None:
     assert source.spec.loss == "mse"
 
 
+def test_images_that_are_too_small_for_four_halvings_have_an_mlp_unless_a_model_is_named() -> None:
+    values = {"algorithm": "MAML", "tasks": "RotatedDigits"}
+    learner, source = RunConfig.from_dict(values).build()
+    assert source.spec.input_shape == (1, 8, 8)
+    assert isinstance(learner.module, MLP)
+    with pytest.raises(ConfigError, match="size >= 16"):
+        RunConfig.from_dict(values | {"model": "Conv4"}).build()
+
+
 def test_every_component_keeps_its_arguments_under_their_own_names() -> None:
     source = tasks.Sinusoid(shots=3, queries=4, train_shots=9)
     assert dict(describe(algorithms.MAML(MLP(1, 1), loss="mse"), source, TrainConfig()).tasks) == {
