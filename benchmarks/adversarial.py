@@ -1,11 +1,11 @@
-"""What adversarial querying buys and costs: `python benchmarks/adversarial.py --data DIR`.
+"""What training on attacked tasks buys and costs: `python benchmarks/adversarial.py --data DIR`.
 
-A learner is trained twice on Omniglot 5-way 1-shot, on clean queries and on attacked ones, with the same
-seeds, tasks and outer steps. Both are judged on the same fixed test tasks: on clean queries, and on queries
-that projected gradient descent has moved within a ball (ink is in [0, 1]). Then the attack is questioned:
-whether more steps or more starts find more, whether examples made on the other learner or plain noise are
-as bad (they must not be), and whether anything is left in a large ball. Exit code 1 if robust accuracy does
-not double, or if the attack does not stand.
+A learner is trained twice on Omniglot 5-way 1-shot, on clean tasks and on attacked ones, with the same
+seeds, tasks and outer steps. Both are judged on the same fixed test tasks: clean, and with queries (or with
+`--attack support` the support set) that projected gradient descent has moved within a ball (ink is in
+[0, 1]). Then the attack is questioned: whether more steps or more starts find more, whether examples made on
+the other learner or plain noise are as bad (they must not be), and whether anything is left in a large ball.
+Exit code 1 if robust accuracy does not double, or if the attack does not stand.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from innerloop.core.types import Batch, Episode, Meta
 from innerloop.core.vectorise import over_tasks
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.statistics import Summary, paired_difference, summarise
-from innerloop.measure.attack import Attack, attacked_queries
+from innerloop.measure.attack import Attack, attacked_queries, attacked_supports
 from innerloop.models import Conv4
 from innerloop.tasks import Omniglot
 from innerloop.tasks.base import TaskSource
@@ -76,7 +76,7 @@ def trained(name: str, seed: int, radius: float, tasks: TaskSource, args: argpar
         tasks_axis="vmap",
         compile=False,
         optimizer=OptimizerConfig(lr=3e-3, schedule="cosine"),
-        adversary=AdversaryConfig(query=radius, clean=args.clean),
+        adversary=AdversaryConfig(**{args.attack: radius}, clean=args.clean),
         validation=ValidationConfig(every=args.steps, episodes=25),  # the last state is what is judged
     )
     begun = time.process_time()
@@ -86,8 +86,8 @@ def trained(name: str, seed: int, radius: float, tasks: TaskSource, args: argpar
 
 # --- judging ---------------------------------------------------------------------------------------------
 
-#: What moves the queries of a task: (adapted state, queries, key) to queries.
-Mover = Callable[[Episode, Batch, Tensor], Batch]
+#: What moves the inputs of a task, by a key.
+Mover = Callable[[Episode, Tensor], Episode]
 
 
 def accuracies(
@@ -98,9 +98,9 @@ def accuracies(
     def one_task(episode: Episode, key: Tensor) -> Tensor:
         right = torch.ones(len(episode.query.y), dtype=torch.bool)
         with running_in(training=False, first_order=True):
-            fast = adapt(judged.learner, judged.meta, episode.support, judged.learner.test_inner_steps)
             for start in range(starts):
-                query = move(episode, episode.query, fold_key(key, start))
+                support, query = move(episode, fold_key(key, start))
+                fast = adapt(judged.learner, judged.meta, support, judged.learner.test_inner_steps)
                 right = right & (judged.learner.predict(judged.meta, fast, query.x).argmax(-1) == query.y)
         return right.double().mean()
 
@@ -111,27 +111,33 @@ def accuracies(
     return found
 
 
-def clean(episode: Episode, query: Batch, key: Tensor) -> Batch:
-    return query
+def clean(episode: Episode, key: Tensor) -> Episode:
+    return episode
 
 
-def noise(radius: float) -> Mover:
+def noise(part: str, radius: float) -> Mover:
     """A uniform place in the ball."""
 
-    def move(episode: Episode, query: Batch, key: Tensor) -> Batch:
-        drawn = 2.0 * keyed_uniform(key, tuple(query.x.shape)) - 1.0
-        return Batch((query.x + radius * drawn).clamp(*INK), query.y)
+    def move(episode: Episode, key: Tensor) -> Episode:
+        batch = getattr(episode, part)
+        drawn = 2.0 * keyed_uniform(key, tuple(batch.x.shape)) - 1.0
+        return episode._replace(**{part: Batch((batch.x + radius * drawn).clamp(*INK), batch.y)})
 
     return move
 
 
-def ascent(on: Trained, radius: float, steps: int = STEPS) -> Mover:
+def ascent(on: Trained, part: str, radius: float, steps: int = STEPS) -> Mover:
     """Projected gradient ascent of the loss of a learner: the one that is judged, or another."""
     attack = Attack(radius, steps, bounds=INK)
 
-    def move(episode: Episode, query: Batch, key: Tensor) -> Batch:
-        fast = adapt(on.learner, on.meta, episode.support, on.learner.test_inner_steps)
-        return attacked_queries(on.learner, on.meta, fast, query, attack, key)
+    def move(episode: Episode, key: Tensor) -> Episode:
+        inner = on.learner.test_inner_steps
+        if part == "support":
+            return attacked_supports(on.learner, on.meta, episode, attack, key, inner_steps=inner)
+        fast = adapt(on.learner, on.meta, episode.support, inner)
+        return Episode(
+            episode.support, attacked_queries(on.learner, on.meta, fast, episode.query, attack, key)
+        )
 
     return move
 
@@ -148,7 +154,7 @@ def job(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     for training, judged in both.items():
         scores = {
             "clean": accuracies(judged, tasks, args.episodes, clean),
-            "robust": accuracies(judged, tasks, args.episodes, ascent(judged, args.radius)),
+            "robust": accuracies(judged, tasks, args.episodes, ascent(judged, args.attack, args.radius)),
         }
         (other,) = (t for t in both if t != training)
         found[training] = scores | {
@@ -162,19 +168,19 @@ def questioned(
     judged: Trained, other: Trained, tasks: TaskSource, args: argparse.Namespace
 ) -> dict[str, float]:
     """Mean accuracy on the first test tasks under the attack, stronger ones, and weaker ones."""
-    r = args.radius
+    r, part = args.radius, args.attack
 
     def under(move: Mover, starts: int = 1) -> float:
         return summarise(accuracies(judged, tasks, args.questioned, move, starts=starts)).mean
 
     return {
-        "usual": under(ascent(judged, r)),
-        "steps": under(ascent(judged, r, 5 * STEPS)),
-        "starts": under(ascent(judged, r), 5),
-        "other": under(ascent(other, r)),
-        "noise": under(noise(r)),
-        "twice": under(ascent(judged, 2 * r)),
-        "large": under(ascent(judged, min(1.0, LARGE * r))),
+        "usual": under(ascent(judged, part, r)),
+        "steps": under(ascent(judged, part, r, 5 * STEPS)),
+        "starts": under(ascent(judged, part, r), 5),
+        "other": under(ascent(other, part, r)),
+        "noise": under(noise(part, r)),
+        "twice": under(ascent(judged, part, 2 * r)),
+        "large": under(ascent(judged, part, min(1.0, LARGE * r))),
     }
 
 
@@ -194,12 +200,12 @@ def failures(found: dict[str, Any]) -> list[str]:
         asked = found[training]["questions"]
         for stronger in ("steps", "starts"):
             if asked[stronger] < asked["usual"] - TOLERATED:
-                told.append(f"trained on {training} queries: more {stronger} find more")
+                told.append(f"trained on {training} tasks: more {stronger} find more")
         for weaker in ("other", "noise"):
             if asked[weaker] < asked["usual"] - TOLERATED:
-                told.append(f"trained on {training} queries: {weaker} is worse than the attack")
+                told.append(f"trained on {training} tasks: {weaker} is worse than the attack")
         if asked["large"] > 0.05:
-            told.append(f"trained on {training} queries: something is left in a large ball")
+            told.append(f"trained on {training} tasks: something is left in a large ball")
     return [f"{name}: {reason}" for reason in told]
 
 
@@ -212,8 +218,11 @@ def report(results: list[dict[str, Any]], args: argparse.Namespace) -> None:
             scores = (summarise(one["clean"]), summarise(one["robust"]))
             rows.append((*label, *map(_shown, scores), f"{one['seconds']:.0f}"))
             asked.append((*label, *(f"{100 * value:.1f}" for value in one["questions"].values())))
-    title = f"accuracy in %, {args.episodes} test tasks; attack: {STEPS} steps, radius {args.radius:g} of ink"
-    columns = ("learner", "seed", "trained on", "clean queries", "attacked queries", "seconds of training")
+    title = (
+        f"accuracy in %, {args.episodes} test tasks; attack on the {args.attack} set: {STEPS} steps, "
+        f"radius {args.radius:g} of ink"
+    )
+    columns = ("learner", "seed", "trained on", "clean tasks", "attacked tasks", "seconds of training")
     show(title, columns, rows, [*(_told(found) for found in results), _budget(args)])
     columns = ("learner", "seed", "trained on", "the attack", f"{5 * STEPS} steps", "5 starts")
     columns = (*columns, "of the other", "noise", "radius x 2", f"radius x {LARGE}")
@@ -231,7 +240,7 @@ def _told(found: dict[str, Any]) -> str:
 
 
 def _budget(args: argparse.Namespace) -> str:
-    share = f", {args.clean:.0%} of the queries left clean" if args.clean else ""
+    share = f", {args.clean:.0%} of it left clean" if args.clean else ""
     return (
         f"{args.steps} outer steps of 4 tasks, Conv4 of width {args.width}; training attack: 7 steps{share}"
     )
@@ -249,7 +258,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000, metavar="N", help="outer steps (1000)")
     parser.add_argument("--width", type=int, default=32, metavar="N", help="channels of Conv4 (32)")
     parser.add_argument("--radius", type=float, default=0.1, metavar="X", help="of both attacks (0.1)")
-    parser.add_argument("--clean", type=float, default=0.0, metavar="X", help="share of clean queries (0)")
+    parser.add_argument("--clean", type=float, default=0.0, metavar="X", help="share that is left clean (0)")
+    parser.add_argument(
+        "--attack", choices=("query", "support"), default="query", help="what is moved (query)"
+    )
     parser.add_argument("--episodes", type=int, default=200, metavar="N", help="test tasks (200)")
     parser.add_argument(
         "--questioned", type=int, default=25, metavar="N", help="of them, for the attack (25)"

@@ -14,10 +14,15 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
-def run(script: str, *words: str, path: str = "") -> subprocess.CompletedProcess[str]:
+TIMED = ("--quick", "--rounds", "2", "--threads", "1")
+
+
+def run(
+    script: str, *words: str, path: str = "", common: tuple[str, ...] = TIMED
+) -> subprocess.CompletedProcess[str]:
     paths = [p for p in (path, os.environ.get("PYTHONPATH")) if p]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, str(FOLDER / script), "--quick", "--rounds", "2", "--threads", "1", *words]
+    command = [sys.executable, str(FOLDER / script), *common, *words]
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
@@ -103,3 +108,30 @@ def test_the_doctors_table_counts_what_it_found(tmp_path: Path) -> None:
     expected = {"problem": "sinusoid", "fault": "support among the queries", "found": 2, "of": 2}
     assert json.loads(file.read_text("utf-8"))["recall"] == [expected]
     assert "sinusoid: 2 of 2 found, 100.0%" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["query", "support"])
+def test_the_adversarial_table_is_made_and_says_what_does_not_hold(attack: str, tmp_path: Path) -> None:
+    """After three outer steps nothing is robust, and a benchmark that cannot say so could not fail."""
+    words = ("--attack", attack, "--json", str(tmp_path / "all.json"))
+    done = run("adversarial.py", *words, common=("--quick",))
+    assert done.returncode == 0, done.stderr
+    assert f"attack on the {attack} set" in done.stdout
+    assert "does not hold: ProtoNet, seed 0" in done.stdout
+    (found,) = json.loads((tmp_path / "all.json").read_text("utf-8"))
+    assert len(found["attacked"]["robust"]) == 4
+
+
+@pytest.mark.slow
+def test_the_table_of_remedies_is_made_and_a_memory_keeps_most(tmp_path: Path) -> None:
+    words = ("--streams", "sinusoids", "--remedies", "naive,joint,recall", "--seeds", "2", "--share", "0.2")
+    done = run("stability.py", *words, "--json", str(tmp_path / "all.json"), common=())
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "all.json").read_text("utf-8"))["sinusoids"]
+    lost = {
+        name: sum(one["metrics"]["forgetting_max_last"] for one in found[name])
+        for name in ("naive", "recall")
+    }
+    assert lost["recall"] < 0.5 * lost["naive"]
+    assert "recall" in done.stdout

@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from innerloop.core.errors import ContractError
 from innerloop.core.rng import key, keyed_normal, keyed_uniform, tensor_keys
 from innerloop.core.types import Batch
 
@@ -55,7 +56,17 @@ def embedding(scale: Tensor, support: Batch) -> Tensor:
 
 
 def scales(support: Batch) -> Tensor:
-    """Mean and standard deviation of the inputs of stacked tasks, and of targets that are numbers."""
+    """Mean and standard deviation of the inputs of stacked tasks, and of targets that are numbers.
+
+    Raises:
+        ContractError: inputs are whole numbers, which may be names of things.
+    """
+    if not support.x.is_floating_point():
+        raise ContractError(
+            f"inputs of type {support.x.dtype}, to tell by them which tasks are alike",
+            expected="inputs that are numbers, such as pixels or embeddings",
+            do="leave out retain.recall, or the schedule 'progressive'",
+        )
     values = [support.x, support.y] if support.y.is_floating_point() else [support.x]
     found = [t.to(torch.float32) for value in values for t in (value.mean(), value.std().clamp_min(1e-6))]
     return torch.stack(found) if len(found) == 4 else torch.cat([torch.stack(found), found[0].new_zeros(2)])

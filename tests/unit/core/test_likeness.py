@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from innerloop.core import likeness
+from innerloop.core.errors import ContractError
 from innerloop.core.likeness import FEATURES, added, divergences, embedding, log_likelihoods, no_keys, scales
 from innerloop.core.types import Batch
 from innerloop.core.vectorise import over_tasks
@@ -69,6 +70,12 @@ def test_labels_that_are_classes_have_no_part_in_it_and_targets_have() -> None:
     assert not torch.allclose(
         embedding(scales(waves), waves), embedding(scales(waves), Batch(waves.x, -waves.y))
     )
+
+
+def test_inputs_that_are_names_of_things_are_refused() -> None:
+    words = Batch(torch.arange(24).reshape(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(ContractError, match=r"torch\.int64, to tell by them which tasks are alike"):
+        scales(words)
 
 
 def test_products_of_embeddings_approach_the_kernel_of_their_distance() -> None:

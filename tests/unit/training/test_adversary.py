@@ -19,7 +19,7 @@ from innerloop.core.mode import running_in
 from innerloop.core.rng import key, tensor_keys
 from innerloop.core.types import Batch, Episode, Fast, Meta
 from innerloop.core.vectorise import Lifting, TasksAxis, over_tasks
-from innerloop.measure.attack import Attack, attacked_queries
+from innerloop.measure.attack import Attack, attacked_queries, attacked_supports
 from innerloop.models import Conv4
 from innerloop.tasks import Omniglot, Sinusoid
 from innerloop.testing.probing import close, deviation
@@ -252,14 +252,18 @@ def test_inputs_of_whole_numbers_are_refused() -> None:
 # --- what it is for --------------------------------------------------------------------------------------
 
 
-def robust_accuracy(learner: ModuleLearner, meta: Meta, tasks: Any, epsilon: float) -> float:
-    """The share of right answers on attacked queries of test tasks."""
+def robust_accuracy(learner: ModuleLearner, meta: Meta, tasks: Any, part: str, radius: float) -> float:
+    """The share of right answers on test tasks whose queries, or support, are attacked."""
+    how = Attack(radius, 20, bounds=(0.0, 1.0))
 
     def one_task(episode: Episode, drawn: Tensor) -> Tensor:
         with running_in(training=False, first_order=True):
+            if part == "support":
+                episode = attacked_supports(learner, meta, episode, how, drawn)
             fast = adapt(learner, meta, episode.support, learner.test_inner_steps)
-            how = Attack(epsilon, 20, bounds=(0.0, 1.0))
-            query = attacked_queries(learner, meta, fast, episode.query, how, drawn)
+            query = episode.query
+            if part == "query":
+                query = attacked_queries(learner, meta, fast, query, how, drawn)
             return (learner.predict(meta, fast, query.x).argmax(-1) == query.y).double().mean()
 
     episodes = tasks.sample("test", 40, 0)
@@ -269,10 +273,11 @@ def robust_accuracy(learner: ModuleLearner, meta: Meta, tasks: Any, epsilon: flo
 
 
 @pytest.mark.slow
-def test_adversarial_querying_makes_a_learner_robust() -> None:
+@pytest.mark.parametrize("part", ["query", "support"])
+def test_training_on_attacked_tasks_makes_a_learner_robust(part: str) -> None:
     tasks, learner, found = Omniglot.tiny(), ProtoNet(Conv4(None, width=8, pooling="stride")), {}
     for radius in (0.0, 0.1):
-        config = TrainConfig(steps=100, tasks_per_step=4, adversary=AdversaryConfig(query=radius))
+        config = TrainConfig(steps=100, tasks_per_step=4, adversary=AdversaryConfig(**{part: radius}))
         meta = train(learner, tasks, config=config).meta
-        found[radius] = robust_accuracy(learner, meta, tasks, 0.1)
+        found[radius] = robust_accuracy(learner, meta, tasks, part, 0.1)
     assert found[0.1] > found[0.0] + 0.2

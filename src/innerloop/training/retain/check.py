@@ -7,6 +7,7 @@ import torch
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
 from innerloop.core.errors import ConfigError
+from innerloop.core.likeness import scales
 from innerloop.core.rng import generator, key
 from innerloop.gradients.base import learned
 from innerloop.tasks.base import TaskSource
@@ -17,9 +18,11 @@ from innerloop.training.step import Engine, estimated, stage_ends, to_device
 
 
 def check_retained(learner: ModuleLearner, tasks: TaskSource, config: TrainConfig) -> None:
-    """Raise `ConfigError` for a setting of `retain` that would do nothing, or not what it says."""
+    """Raise a `ConfigError` or `ContractError` for what would do nothing, or not what it says."""
     check_replay(learner, config)
     check_stages(tasks, config)
+    if config.retain.recall:
+        scales(tasks.sample("train", 1, key(config.seed, "check")).support)
     if config.retain.distill:
         check_distills(learner, tasks, config)
 
