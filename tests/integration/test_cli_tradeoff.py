@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from innerloop.cli.main import main
+from synthetic_runs import CONVERGED, write_run
+from synthetic_searches import front, write_search
 
 CONFIG = {
     "algorithm": {"name": "MAML", "inner_lr": 0.01, "inner_steps": 1},
@@ -77,6 +80,44 @@ def test_help_names_what_is_searched_by_default(capsys: pytest.CaptureFixture[st
     assert "one at a time" in out
 
 
+def test_a_report_says_each_run_and_each_search_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("plotly")
+    search, run = write_search(tmp_path / "search"), write_run(tmp_path / "run", CONVERGED)
+    page = tmp_path / "page.html"
+    assert main(["report", str(search), str(run), "-o", str(page)]) == 0
+    lines = told(capsys)[0].splitlines()
+    assert lines[0].startswith(f"{run}: CONVERGED")
+    assert lines[1].startswith(f"{search}: MAML on SinusoidFamilies, 3 trials; what is shown is of 3 seeds")
+    assert lines[2:] == [f"report  {page}"]
+    words = page.read_text().split("<script>")[0]
+    for title in ("Verdict", "Stability", "The price of stability", "Appendix"):
+        assert f"{title}</h2>" in words
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"reported": {}}, "does not fit together (KeyError: 'points')"),
+        ({"seeds": None}, "does not fit together"),
+        ([1], "no JSON object"),
+        (None, "neither config.yaml nor front.json"),
+    ],
+)
+def test_a_report_refuses_what_no_search_wrote_and_writes_nothing(
+    damage: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "search"
+    if damage is not None:
+        write_search(folder, front() | damage if isinstance(damage, dict) else damage)
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder), "-o", str(page)]) == 2
+    error = told(capsys)[1].splitlines()
+    assert [line.partition(":")[0] for line in error] == ["error", "got", "expected", "do"]
+    assert said in error[1]
+    assert "'innerloop tradeoff'" in error[2]
+    assert not page.exists()
+
+
 @pytest.mark.slow
 def test_a_search_prints_its_front_writes_its_points_and_goes_on(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -105,7 +146,9 @@ def test_a_search_prints_its_front_writes_its_points_and_goes_on(
             )
     assert (out / "tradeoff.png").stat().st_size > 10_000
     page = (out / "tradeoff.html").read_text()
-    assert "the price of stability" in page
+    assert "The price of stability" in page
+    assert main(["report", str(out), "-o", str(tmp_path / "alone.html")]) == 0
+    assert (tmp_path / "alone.html").read_text() == page
     assert "http://" not in page.split("<script>")[0].replace("http://www.w3.org", "")
     assert not [p for p in out.rglob("*") if p.suffix in (".pkl", ".pickle")]
 

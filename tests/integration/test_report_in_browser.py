@@ -14,6 +14,7 @@ import pytest
 from innerloop.report import page as report
 from innerloop.report.records import read
 from synthetic_runs import DIVERGED, HEALTHY, IMAGES, STALLED, write_run
+from synthetic_searches import front, write_search
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -37,11 +38,17 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The report of each kind of run, and of two runs together."""
+    """The report of each kind of run, of two runs together, of a search, and of a run beside a search."""
     place = tmp_path_factory.mktemp("pages")
     runs = {name: write_run(place / name, kind) for name, kind in KINDS.items()}
     made = {name: report.write([run], place / f"{name}.html") for name, run in runs.items()}
-    return made | {"two": report.write([runs["healthy"], runs["stalled"]], place / "two.html")}
+    search = write_search(place / "search", front(fresh_seeds=[3, 4, 5]))
+    several = {
+        "two": [runs["healthy"], runs["stalled"]],
+        "search": [search],
+        "beside": [runs["healthy"], search],
+    }
+    return made | {name: report.write(paths, place / f"{name}.html") for name, paths in several.items()}
 
 
 @dataclass
@@ -89,14 +96,31 @@ def outside(url: str) -> list[str]:
     return [] if url.startswith(("file:", "data:", "blob:")) else [f"asked for {url}"]
 
 
-@pytest.mark.parametrize("name", [*KINDS, "two"])
+@pytest.mark.parametrize("name", [*KINDS, "two", "beside", "search"])
 def test_it_opens_without_a_word_and_draws_every_chart(
     name: str, browser: Any, pages: dict[str, Path]
 ) -> None:
     seen = opened(browser, pages[name])
     assert seen.undrawn() == ""
-    assert len(seen.page.query_selector_all(".plot[id]")) >= 18
+    charts = len(seen.page.query_selector_all(".plot[id]"))
+    assert charts == 1 if name == "search" else charts >= 18
     assert seen.wrong == []
+
+
+@pytest.mark.parametrize("name", ["beside", "search"])
+def test_points_of_a_search_are_marked_named_and_told(
+    name: str, browser: Any, pages: dict[str, Path]
+) -> None:
+    seen = opened(browser, pages[name])
+    seen.page.locator("#tradeoff .plot").scroll_into_view_if_needed()
+    seen.page.wait_for_selector("#tradeoff .plot[data-drawn] .points path", state="attached")
+    marks = seen.page.locator("#tradeoff .points path").count()
+    assert marks >= len(front()["reported"]["points"])
+    written = seen.page.locator("#tradeoff .annotation-text").all_text_contents()
+    assert {"naive", "3 (knee)", "4", "5", "joint", "frozen"} <= set(written)
+    region = " ".join(seen.page.locator("#tradeoff").aria_snapshot().split())
+    assert 'rowheader "naive"' in region
+    assert "The knee of the front is trial 3" in region
 
 
 PLANTED = {
@@ -152,7 +176,7 @@ def test_verdict_findings_and_numbers_stand_in_the_accessibility_tree(
     assert "columnheader" in figure.aria_snapshot()
 
 
-@pytest.mark.parametrize("name", [*KINDS, "two"])
+@pytest.mark.parametrize("name", [*KINDS, "two", "beside", "search"])
 def test_a_phone_needs_no_scrolling_sideways(name: str, browser: Any, pages: dict[str, Path]) -> None:
     seen = opened(browser, pages[name], size=PHONE)
     assert seen.undrawn() == ""
@@ -163,7 +187,7 @@ def test_a_phone_needs_no_scrolling_sideways(name: str, browser: Any, pages: dic
     too_wide = """() => [...document.querySelectorAll("main *")].filter((node) =>
         !node.closest(".scroll, .plot") && node.getBoundingClientRect().right > innerWidth + 1).length"""
     assert seen.page.evaluate(too_wide) == 0
-    seen.page.evaluate("document.querySelector('.rests').style.width = '420px'")
+    seen.page.evaluate("document.querySelector('.rests, .part > p').style.width = '420px'")
     assert seen.page.evaluate(too_wide) > 0
 
 
@@ -252,7 +276,7 @@ def test_a_chart_says_its_numbers_under_the_pointer(browser: Any, pages: dict[st
     assert seen.wrong == []
 
 
-@pytest.mark.parametrize("name", ["healthy", "diverged"])
+@pytest.mark.parametrize("name", ["healthy", "diverged", "beside"])
 def test_links_lead_to_what_they_name(name: str, browser: Any, pages: dict[str, Path]) -> None:
     seen = opened(browser, pages[name])
     for link in seen.page.query_selector_all("a[href^='#']"):

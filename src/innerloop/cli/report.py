@@ -1,4 +1,4 @@
-"""`innerloop report`: one page on one run or several, made from their folders alone."""
+"""`innerloop report`: one page on runs and searches for a trade-off, made from their folders alone."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ def run(argv: list[str]) -> int:
         return 0
     if not parsed.positionals:
         raise ConfigError(
-            "no RUN", expected="at least one run folder", do="innerloop report RUN [RUN ...] [-o FILE]"
+            "no RUN",
+            expected="at least one folder of a run or a search",
+            do="innerloop report RUN [RUN ...] [-o FILE]",
         )
     epsilon = _epsilon(parsed)
+    from innerloop.report.folders import gather
     from innerloop.report.page import render, save
-    from innerloop.report.records import read
+    from innerloop.report.tradeoff_words import summary
 
-    runs = [read(path, epsilon=epsilon) for path in parsed.positionals]
-    place = save(render(runs), parsed.options.get("out", "report.html"))
+    runs, searches = gather(parsed.positionals, epsilon=epsilon)
+    place = save(render(runs, searches), parsed.options.get("out", "report.html"))
     for found in runs:
         print(f"{found.name}: {found.diagnosis.verdict}")
+    for found in searches:
+        print(f"{found.name}: {found.title}, {summary(found.told)}")
     print(f"report  {place}")
     return 0
 
@@ -49,5 +54,6 @@ def _epsilon(parsed: Parsed) -> float:
 
 
 _ABOUT = """Writes one page that needs nothing but itself: the verdict, findings with what mends them, and
-charts of convergence, the inner loop, the meta-gradient, tasks and memorisation. Several runs are
-compared."""
+charts of convergence, the inner loop, the meta-gradient, tasks, memorisation and stability. Several
+runs are compared. RUN may also be the folder of a search by 'innerloop tradeoff': the price of stability
+is a section then, and its folder alone gives the page of the search."""

@@ -11,6 +11,7 @@ from innerloop.diagnose.finding import Finding, NotEvaluated, Silent
 from innerloop.diagnose.seeds import disagreement, judge_seeds
 from innerloop.diagnose.verdict import State
 from innerloop.report.curves import half_width, task_losses
+from innerloop.report.folders import SearchRecords
 from innerloop.report.markup import (
     TONES,
     Tile,
@@ -126,10 +127,11 @@ def _date_of(run: RunRecords) -> str:
     return datetime.fromtimestamp(written).strftime("%Y-%m-%d %H:%M")
 
 
-def summary(runs: Sequence[RunRecords]) -> str:
-    """The first line of the page, and its title."""
-    titles = list(dict.fromkeys(run.title for run in runs))
-    return titles[0] if len(titles) == 1 else f"{len(runs)} runs: " + "; ".join(titles)
+def summary(found: Sequence[RunRecords] | Sequence[SearchRecords]) -> str:
+    """The first line of the page of runs, or of searches, and its title."""
+    titles = list(dict.fromkeys(one.title for one in found))
+    kind = "runs" if isinstance(found[0], RunRecords) else "searches"
+    return titles[0] if len(titles) == 1 else f"{len(found)} {kind}: " + "; ".join(titles)
 
 
 def _printed(sentence: str) -> str:

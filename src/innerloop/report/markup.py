@@ -130,11 +130,15 @@ def folded(summary: str, body: str, *, kind: str = "") -> str:
     return f"<details{shown}><summary>{esc(summary)}</summary>{body}</details>"
 
 
+def unbroken(command: str) -> str:
+    """Words of a command line, of which the names of options are not broken."""
+    return re.sub(r"--[\w.-]+", lambda found: f'<span class="word">{found[0]}</span>', esc(command))
+
+
 def copyable(command: str) -> str:
-    """A command line with a button that copies it; the names of options are not broken."""
-    words = re.sub(r"--[\w.-]+", lambda found: f'<span class="word">{found[0]}</span>', esc(command))
+    """A command line with a button that copies it."""
     return (
-        f'<div class="command"><code tabindex="0">{words}</code>'
+        f'<div class="command"><code tabindex="0">{unbroken(command)}</code>'
         '<button type="button" class="copy">Copy</button></div>'
     )
 

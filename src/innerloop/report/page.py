@@ -1,4 +1,4 @@
-"""`report.html`: one page that needs nothing but itself, made from run folders alone."""
+"""`report.html`: one page that needs nothing but itself, made from folders of runs and searches alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from innerloop import __version__
 from innerloop.core.errors import ConfigError, DataError
@@ -13,10 +14,11 @@ from innerloop.core.files import write_whole
 from innerloop.diagnose.verdict import EPSILON
 from innerloop.report import appendix, head
 from innerloop.report.chart import Chart, thinned
+from innerloop.report.folders import SearchRecords, gather
 from innerloop.report.markup import Raw, badge, esc, folded, table
-from innerloop.report.records import RunRecords, read, unwarned
+from innerloop.report.records import RunRecords, unwarned
 from innerloop.report.section import Block, Section
-from innerloop.report.sections import SECTIONS
+from innerloop.report.sections import OF_SEARCHES, SECTIONS
 
 #: Nothing may be fetched from anywhere: what the page needs stands in it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
@@ -29,10 +31,10 @@ _ICON = "data:image/svg+xml," + (
 def write(
     paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str], *, epsilon: float = EPSILON
 ) -> Path:
-    """Write the page of some runs; it is either whole or as before.
+    """Write the page of some runs and searches; it is either whole or as before.
 
     Args:
-        paths: run folders, at least one.
+        paths: folders of runs, and of searches for a trade-off; at least one.
         target: the HTML file.
         epsilon: relative change of the probe loss over a window that counts as none.
 
@@ -40,11 +42,11 @@ def write(
         The file.
 
     Raises:
-        ContractError: a path is no run folder.
+        ContractError: a path is no such folder.
         ConfigError: plotly is not installed.
-        DataError: the page cannot be written.
+        DataError: a `front.json` is damaged, or the page cannot be written.
     """
-    return save(render([read(path, epsilon=epsilon) for path in paths]), target)
+    return save(render(*gather(paths, epsilon=epsilon)), target)
 
 
 def save(text: str, target: str | os.PathLike[str]) -> Path:
@@ -62,23 +64,33 @@ def save(text: str, target: str | os.PathLike[str]) -> Path:
 
 
 @unwarned()
-def render(runs: Sequence[RunRecords]) -> str:
-    """The page as text."""
-    drawn = [(section, section.draw(runs)) for section in SECTIONS]
-    title = esc(head.summary(runs))
-    several = len(runs) > 1
-    anchors = {section.id: section.title for section in SECTIONS}
+def render(runs: Sequence[RunRecords], searches: Sequence[SearchRecords] = ()) -> str:
+    """The page as text, of at least one run or search.
+
+    Raises:
+        ConfigError: plotly is not installed.
+        DataError: what a search found is not as a search writes it.
+    """
+    drawn: list[tuple[Section[Any], list[Block]]] = []
+    drawn += [(section, section.draw(runs)) for section in SECTIONS if runs]
+    drawn += [(section, section.draw(searches)) for section in OF_SEARCHES if searches]
     made = Charts()
-    body = "".join(_section(section, blocks, made, several=several) for section, blocks in drawn)
+    body = "".join(_section(section, blocks, made) for section, blocks in drawn)
+    if not runs:
+        foot = "from front.json alone. Intervals are 95 % over seeds."
+        return document("innerloop trade-off", esc(head.summary(searches)), f"\n{body}", made, foot=foot)
+    sections = [section for section, _ in drawn]
+    anchors = {section.id: section.title for section in sections}
     main = f"""
 {_verdicts(runs)}{_findings(runs, anchors)}{body}
 <section id="appendix" aria-labelledby="appendix-title"><h2 id="appendix-title">Appendix</h2>
 <p class="question">Every rule, fired, passed or not evaluated; versions; how to train it again.</p>
 {folded("Rules, commands and versions", appendix.parts(runs, "h3"), kind="appendix")}</section>
 """
-    foot = "from the run folders alone. Intervals are 95 % over tasks unless another meaning is named."
+    foot = "from the folders alone. Intervals are 95 % over tasks unless another meaning is named."
     skip = '<a class="skip" href="#verdict">Skip to the verdict</a>'
-    return document("innerloop report", title, main, made, foot=foot, skip=skip, contents=_contents())
+    title, contents = esc(head.summary(runs)), _contents(sections)
+    return document("innerloop report", title, main, made, foot=foot, skip=skip, contents=contents)
 
 
 def document(
@@ -155,9 +167,9 @@ class Charts:
         )
 
 
-def _contents() -> str:
+def _contents(sections: Sequence[Section[Any]]) -> str:
     places = [("verdict", "Verdict"), ("findings", "Findings")]
-    places += [(section.id, section.title) for section in SECTIONS] + [("appendix", "Appendix")]
+    places += [(section.id, section.title) for section in sections] + [("appendix", "Appendix")]
     links = "".join(f'<li><a href="#{id}">{esc(title)}</a></li>' for id, title in places)
     return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
 
@@ -181,10 +193,10 @@ def _findings(runs: Sequence[RunRecords], anchors: dict[str, str]) -> str:
     )
 
 
-def _section(section: Section, blocks: Sequence[Block], made: Charts, *, several: bool) -> str:
+def _section(section: Section[Any], blocks: Sequence[Block], made: Charts) -> str:
     parts = []
     for block in blocks:
-        named = several and block.run
+        named = len(blocks) > 1 and block.run
         heading = "h4" if named else "h3"
         drawn = "".join(
             f'<div class="part">{p}</div>' if isinstance(p, Raw) else made.figure(p, heading)

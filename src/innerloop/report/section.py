@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from innerloop.diagnose.finding import NotEvaluated
 from innerloop.report.chart import Chart
@@ -13,16 +14,18 @@ from innerloop.report.records import DAMAGE, RunRecords
 #: What a panel makes: charts, HTML, or nothing where there is nothing to say.
 Drawn = Chart | Raw | None
 Panel = Callable[[RunRecords], Drawn]
+#: What a section is of: runs, or searches.
+Records = TypeVar("Records")
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a section shows of one run, or of all.
+    """What a section shows of one run or search, or of all.
 
     Attributes:
         parts: charts and HTML, in order.
         missing: what could not be drawn, by reason.
-        run: the name of the run that it is of, where a section has one block for each.
+        run: the name of the folder that it is of, where a section has one block for each.
     """
 
     parts: tuple[Chart | Raw, ...]
@@ -31,20 +34,20 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Generic[Records]):
     """A section of the page.
 
     Attributes:
         id: its anchor; the `plot` of a rule is one.
         title: its heading.
         question: what it answers, in a sentence.
-        draw: makes its blocks from the runs.
+        draw: makes its blocks from the runs, or from the searches.
     """
 
     id: str
     title: str
     question: str
-    draw: Callable[[Sequence[RunRecords]], list[Block]]
+    draw: Callable[[Sequence[Records]], list[Block]]
 
 
 def of_each_run(*panels: tuple[str, Panel]) -> Callable[[Sequence[RunRecords]], list[Block]]:

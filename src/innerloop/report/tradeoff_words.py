@@ -13,8 +13,9 @@ Told = dict[str, Any]
 def summary(told: Told) -> str:
     """What was found, in a sentence or two."""
     fresh = told["fresh_seeds"]
-    seeds = f"{len(fresh)} fresh seeds" if fresh else f"{len(told['seeds'])} seeds, not confirmed on others"
-    text = f"{told['trials']} trials; what is shown is of {seeds}."
+    kind, note = ("fresh seed", "") if fresh else ("seed", ", not confirmed on others")
+    seeds = _counted(len(fresh or told["seeds"]), kind)
+    text = f"{_counted(told['trials'], 'trial')}; what is shown is of {seeds}{note}."
     bend = next((point for point in told["reported"]["points"] if point["knee"]), None)
     if bend is None:
         return f"{text} There is no knee: no point lies above the line from naive to frozen training."
@@ -104,10 +105,16 @@ def notes(point: Told) -> str:
     """What is to be said of a point beside its numbers."""
     if point["standing"] == "reference":
         return "a reference: it sees all families at once"
+    if point["standing"] == "unfit":
+        return "unfit, so that it is not compared"
     if not point["on_front"]:
         return "beaten for sure" if point["standing"] == "dominated" else "beaten, not for sure"
     sure = "for sure" if point["standing"] == "optimal" else "possibly"
     return f"knee, {sure}" if point["knee"] else sure
+
+
+def _counted(count: int, kind: str) -> str:
+    return f"{count} {kind}" if count == 1 else f"{count} {kind}s"
 
 
 def _few(seeds: list[int]) -> list[str]:

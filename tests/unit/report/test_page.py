@@ -33,6 +33,7 @@ from synthetic_runs import (
     planted,
     write_run,
 )
+from synthetic_searches import write_search
 
 KINDS = {
     "healthy": HEALTHY,
@@ -551,9 +552,9 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_report_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, HEALTHY)
+    folders = [str(write_run(tmp_path / "run", HEALTHY)), str(write_search(tmp_path / "search"))]
     program = "import sys\nfrom innerloop.report import page\n"
-    program += f"page.write([{str(folder)!r}], {str(tmp_path / 'r.html')!r})\n"
+    program += f"page.write({folders!r}, {str(tmp_path / 'r.html')!r})\n"
     program += "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

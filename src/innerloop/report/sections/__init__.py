@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from innerloop.report.folders import SearchRecords
+from innerloop.report.records import RunRecords
 from innerloop.report.section import Section
 from innerloop.report.sections import (
     comparison,
@@ -12,9 +14,10 @@ from innerloop.report.sections import (
     meta_gradient,
     stability,
     tasks,
+    tradeoff,
 )
 
-SECTIONS: tuple[Section, ...] = (
+SECTIONS: tuple[Section[RunRecords], ...] = (
     convergence.SECTION,
     inner_loop.SECTION,
     meta_gradient.SECTION,
@@ -24,3 +27,6 @@ SECTIONS: tuple[Section, ...] = (
     leaks.SECTION,
     comparison.SECTION,
 )
+
+#: Those on searches for a trade-off, which follow where there are any.
+OF_SEARCHES: tuple[Section[SearchRecords], ...] = (tradeoff.SECTION,)
