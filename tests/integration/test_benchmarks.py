@@ -125,7 +125,7 @@ def test_the_adversarial_table_is_made_and_says_what_does_not_hold(attack: str, 
 
 @pytest.mark.slow
 def test_the_table_of_remedies_is_made_and_a_memory_keeps_most(tmp_path: Path) -> None:
-    words = ("--streams", "sinusoids", "--remedies", "naive,joint,recall", "--seeds", "2", "--share", "0.2")
+    words = ("--streams", "sinusoids", "--remedies", "naive,recall", "--seeds", "1", "--share", "0.2")
     done = run("stability.py", *words, "--json", str(tmp_path / "all.json"), common=())
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "all.json").read_text("utf-8"))["sinusoids"]
