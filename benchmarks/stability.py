@@ -35,6 +35,7 @@ from innerloop.diagnose.history import History
 from innerloop.diagnose.streams import matrix_of, timeline_of
 from innerloop.models import MLP, Conv4
 from innerloop.tasks import OmniglotAlphabets, RotatedDigits, SinusoidFamilies
+from innerloop.tasks.streaming import Schedule
 from innerloop.training.config import OptimizerConfig, TrainConfig
 from innerloop.training.fit import start
 from innerloop.training.folder import RunFolder
@@ -45,7 +46,7 @@ from innerloop.training.retain.config import RetainConfig
 class Problem:
     """A stream, a learner for it, and its training."""
 
-    stream: Callable[[str], Any]
+    stream: Callable[[Schedule], Any]
     learner: Callable[[], Any]
     steps: int
     tasks_per_step: int
@@ -219,29 +220,39 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--set", default="", help="strengths, as ewc=100,l2=0.3")
     parser.add_argument("--found", type=int, default=0, help="seeds of planted and of quiet streams, instead")
-    parser.add_argument("--json", type=Path, help="also write what was measured")
+    parser.add_argument(
+        "--json", type=Path, help="write every run there as it ends; the same command goes on with it"
+    )
     given = parser.parse_args()
     strengths = {n: float(v) for n, v in (part.split("=") for part in given.set.split(",") if part)}
     remedies = ["naive", *(r for r in given.remedies.split(",") if r != "naive")]
-    told: dict[str, Any] = {}
+    told = stored(given.json, {"share": given.share, "set": strengths})
     with ProcessPoolExecutor(given.jobs, initializer=quiet) as pool:
         if given.found:
             planted(pool.map, given.found)
             return
         for problem in given.streams.split(","):
+            runs = told.setdefault(problem, {})
             jobs = [
                 (problem, remedy, seed, given.share, strengths)
                 for remedy in remedies
-                for seed in range(given.seeds)
+                for seed in range(len(runs.setdefault(remedy, [])), given.seeds)
             ]
-            runs = list(pool.map(measured, *zip(*jobs, strict=True)))
-            told[problem] = {
-                remedy: [r for r, job in zip(runs, jobs, strict=True) if job[1] == remedy]
-                for remedy in remedies
-            }
-            if given.json:
-                given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-            table(problem, told[problem])
+            for job, run in zip(
+                jobs, pool.map(measured, *zip(*jobs, strict=True)) if jobs else (), strict=True
+            ):
+                runs[job[1]].append(run)
+                if given.json:
+                    given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            table(problem, {remedy: runs[remedy][: given.seeds] for remedy in remedies})
+
+
+def stored(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier part of the same command has measured, which is not measured again."""
+    found = json.loads(path.read_text("utf-8")) if path is not None and path.is_file() else {"of": settings}
+    if found.get("of") != settings:
+        raise SystemExit(f"{path} holds runs of {found.get('of')}, not of {settings}: name another file")
+    return found
 
 
 def quiet() -> None:
