@@ -129,7 +129,7 @@ def test_a_search_prints_its_front_writes_its_points_and_goes_on(
     words = ["tradeoff", "--config", config, "--space", str(space), "--seeds", "1", "--out", str(out)]
     assert main([*words, "--trials", "1", "--confirm", "1", "--seed", "3"]) == 0
     text, progress = told(capsys)
-    for name in ("naive", "frozen", "joint", "stability S", "plasticity P", "fresh seeds"):
+    for name in ("naive", "frozen", "joint", "stability S", "plasticity P", "of 1 fresh seed."):
         assert name in text
     assert "trial 0  naive" in progress
     assert main([*words, "--trials", "2", "--confirm", "0", "--seed", "3", "--json"]) == 0
