@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from innerloop.algorithms import MAML
+from innerloop.algorithms import ANIL, MAML
 from innerloop.diagnose.doctor import diagnose
 from innerloop.diagnose.estimate import Estimate, across_seeds
 from innerloop.diagnose.forgetting import summary
@@ -44,10 +44,10 @@ from innerloop.training.retain.config import RetainConfig
 
 @dataclass(frozen=True)
 class Problem:
-    """A stream, a learner for it, and its training."""
+    """A stream, a learner for it (of a class, with a rate of dropout), and its training."""
 
     stream: Callable[[Schedule], Any]
-    learner: Callable[[], Any]
+    learner: Callable[[Any, float], Any]
     steps: int
     tasks_per_step: int
 
@@ -60,19 +60,21 @@ def _omniglot() -> str | None:
 PROBLEMS: dict[str, Problem] = {
     "sinusoids": Problem(
         lambda schedule: SinusoidFamilies(["sine", "opposite", "fast"], schedule=schedule),
-        lambda: MAML(MLP(1, 1), inner_lr=0.01, inner_steps=3, loss="mse"),
+        lambda kind, dropout: kind(MLP(1, 1, dropout=dropout), inner_lr=0.01, inner_steps=3, loss="mse"),
         steps=1500,
         tasks_per_step=8,
     ),
     "digits": Problem(
         lambda schedule: RotatedDigits(schedule=schedule),
-        lambda: MAML(MLP(64, 5, hidden=(100, 100)), inner_lr=0.1, inner_steps=3),
+        lambda kind, dropout: kind(
+            MLP(64, 5, hidden=(100, 100), dropout=dropout), inner_lr=0.1, inner_steps=3
+        ),
         steps=1500,
         tasks_per_step=8,
     ),
     "alphabets": Problem(
         lambda schedule: OmniglotAlphabets(_omniglot(), schedule=schedule),
-        lambda: MAML(Conv4(ways=5, width=16), inner_lr=0.4, inner_steps=1),
+        lambda kind, dropout: kind(Conv4(ways=5, width=16, dropout=dropout), inner_lr=0.4, inner_steps=1),
         steps=600,
         tasks_per_step=8,
     ),
@@ -101,6 +103,9 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "light distillation and A-GEM": {"distill": 0.3, "project": True},
 }
 
+#: What is another learner rather than a setting of its training: its class, and the rate of dropout.
+LEARNERS: dict[str, tuple[Any, float]] = {"dropout": (MAML, 0.1), "head alone (ANIL)": (ANIL, 0.0)}
+
 
 def measured(
     problem: str, remedy: str, seed: int, share: float, strengths: dict[str, float]
@@ -120,14 +125,15 @@ def measured(
     stream = given.stream(remedy if remedy in ("joint", "progressive") else "sequence")
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch) / "run")
-        training = start(given.learner(), stream, config, folder)
+        training = start(given.learner(*LEARNERS.get(remedy, (MAML, 0.0))), stream, config, folder)
         for _ in training:
             pass
         history = History.read(folder.path)
         matrix = matrix_of(history)
         timeline = None if remedy == "joint" else timeline_of(history)
     told = {n: m.value for n, m in summary(matrix, timeline).items() if isinstance(m, Estimate)}
-    return {"metrics": told, "means": matrix.scores.mean(2).tolist(), "seconds": training.seconds}
+    means, rows = matrix.scores.mean(2).tolist(), [int(row) for row in matrix.learned]
+    return {"metrics": told, "means": means, "learned": rows, "seconds": training.seconds}
 
 
 def found(kinds: tuple[str, ...], seed: int) -> list[str]:
@@ -163,7 +169,7 @@ def planted(map_over: Callable[..., Iterable[Any]], seeds: int) -> dict[str, Any
 def gained(run: dict[str, Any]) -> float:
     """The mean score of each family but the first, right after its own stage."""
     means = run["means"]
-    return float(np.mean([means[j + 1][j] for j in range(1, len(means[0]))]))
+    return float(np.mean([means[run["learned"][j]][j] for j in range(1, len(means[0]))]))
 
 
 def frozen(run: dict[str, Any]) -> float:
@@ -214,7 +220,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--streams", default=",".join(PROBLEMS))
-    parser.add_argument("--remedies", default=",".join(["joint", "progressive", *REMEDIES]))
+    parser.add_argument("--remedies", default=",".join(["joint", "progressive", *LEARNERS, *REMEDIES]))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the steps")
     parser.add_argument("--jobs", type=int, default=2)
