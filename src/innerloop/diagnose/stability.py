@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -132,16 +133,22 @@ def over_adaptation(effects: Effects) -> Finding | Passed:
     if not _beyond(far, OVERDONE):
         return Passed(_lost(far), OVERDONE)
     usual = effects.setup["test_inner_steps"]
-    severe = _beyond(twice, BRITTLE)
-    remedy = (
-        {"algorithm.inner_steps": _TWICE * usual} if effects.has_setting("algorithm", "inner_steps") else {}
-    )
+    # More inner steps in training are no remedy: they are as long, and five times as many are still further.
+    # Much is lost by steps that overshoot, and shorter ones mend it. What is lost slowly, by fitting a few
+    # examples ever more closely, shorter ones lose too, only later: that takes more examples.
+    rate = effects.setting("algorithm.inner_lr")
+    if _beyond(far, BRITTLE):
+        remedy = {} if rate is None else {"algorithm.inner_lr": _round(rate / 4)}
+        how = "train with a quarter of the inner rate" if remedy else "let shorter inner steps be learned"
+    else:
+        remedy = _more_shots(effects)
+        how = "use more shots, if there are more"
     return Finding(
-        Severity.ERROR if severe else Severity.WARN,
+        Severity.ERROR if _beyond(twice, BRITTLE) else Severity.WARN,
         f"{_FAR * usual} inner steps instead of {usual} lose {_percent(_lost(far))} of its gain over a guess",
         _lost(far),
         OVERDONE,
-        "stop where training stopped; to be able to go on, train with more inner steps or a lower inner rate",
+        f"stop where training stopped; to be able to go on, {how}",
         tuple(f"{_told(e)} after {e.amount * usual:.0f} steps" for e in steps.values() if e.amount),
         remedy,
     )
@@ -154,7 +161,7 @@ def shot_mismatch(effects: Effects) -> Finding | Passed:
     more = [e for e in found if e.row["shots"] > shots]
     for effect in more:
         if _beyond(effect, MORE):
-            return _mismatch(effect, MORE, "more examples make it worse", Severity.WARN)
+            return _mismatch(effects, effect, MORE, "more examples make it worse", Severity.WARN)
     for effect in fewer:
         if _beyond(effect, FEWER):
             nothing = effect.lost is not None and effect.lost.low > NOTHING_LEFT
@@ -163,21 +170,21 @@ def shot_mismatch(effects: Effects) -> Finding | Passed:
                 if nothing
                 else "it depends on as many examples as it knows"
             )
-            return _mismatch(effect, FEWER, what, Severity.ERROR if nothing else Severity.WARN)
+            return _mismatch(effects, effect, FEWER, what, Severity.ERROR if nothing else Severity.WARN)
     worst = max([*fewer, *more], key=_lost)
     return Passed(_lost(worst), FEWER if worst in fewer else MORE)
 
 
-def _mismatch(effect: Effect, threshold: float, what: str, severity: Severity) -> Finding:
+def _mismatch(effects: Effects, effect: Effect, threshold: float, what: str, severity: Severity) -> Finding:
     shots = effect.row["shots"]
     return Finding(
         severity,
         f"with {shots} shots, {what}: {_percent(_lost(effect))} of its gain over a guess is lost",
         _lost(effect),
         threshold,
-        "train with the number of shots that there will be",
+        "train with the number of shots that there will be, which may cost some of the score with others",
         (f"score {effect.score:.3g} with {shots} shots, {effect.reference:.3g} with those of the test",),
-        {"tasks.train_shots": shots},
+        {"tasks.train_shots": shots} if effects.has_setting("tasks", "train_shots") else {},
     )
 
 
@@ -198,8 +205,23 @@ def fragile_to_outliers(effects: Effects) -> Finding | Passed:
         OUTLIER,
         "use more shots, if there are more; else look for the wrong example before adapting",
         tuple(why),
-        {"tasks.shots": 2 * effects.setup["shots"]},
+        # Classes may have few examples: of more than twice as many it is not known whether they are there.
+        _more_shots(effects, 2 if ways else _outvoting(_lost(worst))),
     )
+
+
+def _outvoting(lost: float) -> int:
+    """By how much to multiply the shots: one of n moves a fit by 1 / n, and its square counts."""
+    return 2 ** max(1, math.ceil(math.log(lost / OUTLIER, 4)))
+
+
+def _more_shots(effects: Effects, times: int = 2) -> dict[str, Any]:
+    """The setting of so many times the shots; none where tasks with twice as many were tried in vain."""
+    shots = effects.setup["shots"]
+    tried = [e.row["shots"] for e in effects.all if e.name == "shots"]
+    if not effects.has_setting("tasks", "shots") or (tried and 2 * shots not in tried):
+        return {}
+    return {"tasks.shots": times * shots}
 
 
 def ood_collapse(effects: Effects) -> Finding | Passed:
@@ -227,9 +249,12 @@ def adversarial(effects: Effects) -> Finding | Passed:
     remedy = {}
     for effect in effects.of(*_ADVERSARIES):
         setting, radius = _ADVERSARIES[effect.name], effect.amount
-        if radius and _beyond(effect, ATTACKED) and (effects.setting(setting) or 0.0) < radius:
+        if radius and _beyond(effect, ATTACKED) and (effects.setting(setting) or 0.0) < _round(radius):
             remedy[setting] = _round(radius)
-    return replace(answer, remedy=remedy)
+    if remedy:
+        return replace(answer, remedy=remedy)
+    advice = "it is trained on attacks of this size already: use more shots, if there are more"
+    return replace(answer, advice=advice, remedy=_more_shots(effects))
 
 
 def _worst_of(

@@ -24,7 +24,7 @@ from innerloop.diagnose.stability import QUESTIONS, judge_stability
 TASKS = 100
 CONFIG: dict[str, Any] = {
     "algorithm": {"name": "MAML", "inner_lr": 0.4, "inner_steps": 5},
-    "tasks": {"name": "Sinusoid", "shots": 10},
+    "tasks": {"name": "Sinusoid", "shots": 10, "train_shots": None},
     "seed": 0,
 }
 
@@ -358,7 +358,24 @@ def test_adapting_twice_as_long_that_ruins_it_is_an_error() -> None:
     finding = found("OVER_ADAPTATION", records(*steps(n2=3.0, n5=4.0)))
     assert finding is not None
     assert finding.severity is Severity.ERROR
-    assert finding.remedy == {"algorithm.inner_steps": 10}
+
+
+def test_steps_that_overshoot_are_to_be_shorter_and_what_is_lost_slowly_asks_for_examples() -> None:
+    """Longer training of the inner loop mends neither, as `test_stability_remedies.py` measures."""
+    ruined = records(*steps(n5=3.0))
+    finding = found("OVER_ADAPTATION", ruined)
+    assert finding is not None
+    assert finding.options == "--algorithm.inner_lr 0.1"
+    assert "quarter" in finding.advice
+    finding = found("OVER_ADAPTATION", records(*steps(n5=1.0)))
+    assert finding is not None
+    assert finding.options == "--tasks.shots 10"
+    assert "more shots" in finding.advice
+    del ruined["setup"]["config"]["algorithm"]["inner_lr"]
+    finding = found("OVER_ADAPTATION", ruined)
+    assert finding is not None
+    assert finding.remedy == {}
+    assert "learned" in finding.advice
 
 
 def test_fewer_shots_that_leave_less_than_a_guess_are_an_error() -> None:
@@ -369,6 +386,32 @@ def test_fewer_shots_that_leave_less_than_a_guess_are_an_error() -> None:
     assert finding is not None
     assert finding.severity is Severity.ERROR
     assert finding.remedy == {"tasks.train_shots": 2}
+
+
+def test_tasks_that_are_trained_with_the_shots_of_the_test_have_advice_and_no_setting() -> None:
+    told = PLANTS["SHOT_MISMATCH"][0]()
+    del told["setup"]["config"]["tasks"]["train_shots"]
+    finding = found("SHOT_MISMATCH", told)
+    assert finding is not None
+    assert finding.remedy == {}
+
+
+@pytest.mark.parametrize(("harm", "shots"), [(1.1, 10), (3.9, 10), (4.1, 20), (15.9, 20), (16.1, 40)])
+def test_an_outlier_asks_for_as_many_shots_as_leave_a_quarter(harm: float, shots: int) -> None:
+    """Of a gain of 4, where twice the examples leave a quarter of what one of them costs."""
+    finding = found("FRAGILE_TO_OUTLIERS", records(disturbed("support outlier", "one", harm, noise=0.0)))
+    assert finding is not None
+    assert finding.remedy == {"tasks.shots": shots}
+
+
+def test_more_shots_than_there_are_is_no_remedy() -> None:
+    row = disturbed("support outlier", "one", 0.3, metric="accuracy")
+    half = others("shots", "2 shots", 0.75, 0.2, shots=2)
+    twice = others("shots", "10 shots", 0.8, 0.2, shots=10)
+    for rows, remedy in (((row, half), {}), ((row, half, twice), {"tasks.shots": 10})):
+        finding = found("FRAGILE_TO_OUTLIERS", records(*rows, metric="accuracy"))
+        assert finding is not None
+        assert finding.remedy == remedy
 
 
 def test_one_example_a_class_cannot_outvote_an_outlier() -> None:
@@ -393,10 +436,16 @@ def test_what_is_attacked_is_what_training_is_to_attack() -> None:
     finding = found("ADVERSARIAL", told)
     assert finding is not None
     assert finding.options == "--adversary.query 0.031"
-    told["setup"]["config"]["adversary"] = {"query": 0.1, "support": 0.0}
+
+
+@pytest.mark.parametrize("trained", [0.1, 0.031])  # the latter is what the finding itself proposed
+def test_what_was_trained_on_attacks_is_not_told_to_be(trained: float) -> None:
+    told = records(disturbed("adversarial queries", "8/255", 3.0, amount=8 / 255))
+    told["setup"]["config"]["adversary"] = {"query": trained, "support": 0.0}
     finding = found("ADVERSARIAL", told)
     assert finding is not None
-    assert finding.remedy == {}
+    assert "already" in finding.advice
+    assert finding.remedy == {"tasks.shots": 10}
 
 
 def test_attacks_are_never_more_than_a_warning() -> None:
