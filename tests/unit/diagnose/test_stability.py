@@ -102,6 +102,12 @@ def found(id: str, told: dict[str, Any]) -> Finding | None:
     return next((finding for finding in judged.findings if finding.id == id), None)
 
 
+def surely(id: str, told: dict[str, Any]) -> Finding:
+    finding = found(id, told)
+    assert finding is not None
+    return finding
+
+
 def why_not(id: str, told: dict[str, Any]) -> str:
     return next(a.reason for a in judge_stability(Effects(told)).silent if a.id == id)
 
@@ -297,8 +303,7 @@ def test_every_rule_has_a_plant() -> None:
 @pytest.mark.parametrize("id", PLANTS)
 def test_a_planted_weakness_is_found_and_a_lesser_one_passes(id: str) -> None:
     planted, lesser = PLANTS[id]
-    finding = found(id, planted())
-    assert finding is not None
+    finding = surely(id, planted())
     assert finding.severity is Severity.WARN
     assert (finding.plot, finding.step) == ("stability", 700)
     assert finding.value > finding.threshold
@@ -334,8 +339,7 @@ def test_what_was_not_measured_is_not_judged_and_says_why(id: str) -> None:
 
 
 def test_an_inner_rate_at_its_edge_is_an_error_and_half_of_it_the_remedy() -> None:
-    finding = found("BRITTLE_INNER_LR", records(*rates(x1_3=3.0, x1_5=20.0)))
-    assert finding is not None
+    finding = surely("BRITTLE_INNER_LR", records(*rates(x1_3=3.0, x1_5=20.0)))
     assert finding.severity is Severity.ERROR
     assert finding.remedy == {"algorithm.inner_lr": 0.2}
     assert finding.options == "--algorithm.inner_lr 0.2"
@@ -349,41 +353,30 @@ def test_shorter_inner_steps_that_do_worse_are_no_fault() -> None:
 def test_a_learned_inner_rate_has_advice_and_no_setting() -> None:
     told = records(*rates(x1_3=3.0, x1_5=20.0))
     del told["setup"]["config"]["algorithm"]["inner_lr"]
-    finding = found("BRITTLE_INNER_LR", told)
-    assert finding is not None
-    assert finding.remedy == {}
+    assert surely("BRITTLE_INNER_LR", told).remedy == {}
 
 
 def test_adapting_twice_as_long_that_ruins_it_is_an_error() -> None:
-    finding = found("OVER_ADAPTATION", records(*steps(n2=3.0, n5=4.0)))
-    assert finding is not None
-    assert finding.severity is Severity.ERROR
+    assert surely("OVER_ADAPTATION", records(*steps(n2=3.0, n5=4.0))).severity is Severity.ERROR
 
 
 def test_steps_that_overshoot_are_to_be_shorter_and_what_is_lost_slowly_asks_for_examples() -> None:
     """Longer training of the inner loop mends neither, as `test_stability_remedies.py` measures."""
     ruined = records(*steps(n5=3.0))
-    finding = found("OVER_ADAPTATION", ruined)
-    assert finding is not None
-    assert finding.options == "--algorithm.inner_lr 0.1"
-    assert "quarter" in finding.advice
-    finding = found("OVER_ADAPTATION", records(*steps(n5=1.0)))
-    assert finding is not None
-    assert finding.options == "--tasks.shots 10"
-    assert "more shots" in finding.advice
+    shorter = surely("OVER_ADAPTATION", ruined)
+    assert (shorter.options, "quarter" in shorter.advice) == ("--algorithm.inner_lr 0.1", True)
+    more = surely("OVER_ADAPTATION", records(*steps(n5=1.0)))
+    assert (more.options, "more shots" in more.advice) == ("--tasks.shots 10", True)
     del ruined["setup"]["config"]["algorithm"]["inner_lr"]
-    finding = found("OVER_ADAPTATION", ruined)
-    assert finding is not None
-    assert finding.remedy == {}
-    assert "learned" in finding.advice
+    learned = surely("OVER_ADAPTATION", ruined)
+    assert (learned.options, "learned" in learned.advice) == ("", True)
 
 
 def test_fewer_shots_that_leave_less_than_a_guess_are_an_error() -> None:
     told = records(
         others("shots", "2 shots", 7.0, 5.0, shots=2), others("shots", "10 shots", 0.5, 5.0, shots=10)
     )
-    finding = found("SHOT_MISMATCH", told)
-    assert finding is not None
+    finding = surely("SHOT_MISMATCH", told)
     assert finding.severity is Severity.ERROR
     assert finding.remedy == {"tasks.train_shots": 2}
 
@@ -391,17 +384,14 @@ def test_fewer_shots_that_leave_less_than_a_guess_are_an_error() -> None:
 def test_tasks_that_are_trained_with_the_shots_of_the_test_have_advice_and_no_setting() -> None:
     told = PLANTS["SHOT_MISMATCH"][0]()
     del told["setup"]["config"]["tasks"]["train_shots"]
-    finding = found("SHOT_MISMATCH", told)
-    assert finding is not None
-    assert finding.remedy == {}
+    assert surely("SHOT_MISMATCH", told).remedy == {}
 
 
 @pytest.mark.parametrize(("harm", "shots"), [(1.1, 10), (3.9, 10), (4.1, 20), (15.9, 20), (16.1, 40)])
 def test_an_outlier_asks_for_as_many_shots_as_leave_a_quarter(harm: float, shots: int) -> None:
     """Of a gain of 4, where twice the examples leave a quarter of what one of them costs."""
-    finding = found("FRAGILE_TO_OUTLIERS", records(disturbed("support outlier", "one", harm, noise=0.0)))
-    assert finding is not None
-    assert finding.remedy == {"tasks.shots": shots}
+    row = disturbed("support outlier", "one", harm, noise=0.0)
+    assert surely("FRAGILE_TO_OUTLIERS", records(row)).remedy == {"tasks.shots": shots}
 
 
 def test_more_shots_than_there_are_is_no_remedy() -> None:
@@ -409,9 +399,7 @@ def test_more_shots_than_there_are_is_no_remedy() -> None:
     half = others("shots", "2 shots", 0.75, 0.2, shots=2)
     twice = others("shots", "10 shots", 0.8, 0.2, shots=10)
     for rows, remedy in (((row, half), {}), ((row, half, twice), {"tasks.shots": 10})):
-        finding = found("FRAGILE_TO_OUTLIERS", records(*rows, metric="accuracy"))
-        assert finding is not None
-        assert finding.remedy == remedy
+        assert surely("FRAGILE_TO_OUTLIERS", records(*rows, metric="accuracy")).remedy == remedy
 
 
 def test_one_example_a_class_cannot_outvote_an_outlier() -> None:
@@ -421,8 +409,7 @@ def test_one_example_a_class_cannot_outvote_an_outlier() -> None:
 
 
 def test_unfamiliar_tasks_on_which_it_is_worse_than_a_guess_are_an_error() -> None:
-    finding = found("OOD_COLLAPSE", records(others("unfamiliar tasks", "Linear", 9.0, 5.0)))
-    assert finding is not None
+    finding = surely("OOD_COLLAPSE", records(others("unfamiliar tasks", "Linear", 9.0, 5.0)))
     assert finding.severity is Severity.ERROR
     assert "Linear" in finding.title
 
@@ -433,25 +420,21 @@ def test_what_is_attacked_is_what_training_is_to_attack() -> None:
         disturbed("adversarial supports", "8/255", 0.5, amount=8 / 255),
     ]
     told = records(*rows)
-    finding = found("ADVERSARIAL", told)
-    assert finding is not None
-    assert finding.options == "--adversary.query 0.031"
+    assert surely("ADVERSARIAL", told).options == "--adversary.query 0.031"
 
 
 @pytest.mark.parametrize("trained", [0.1, 0.031])  # the latter is what the finding itself proposed
 def test_what_was_trained_on_attacks_is_not_told_to_be(trained: float) -> None:
     told = records(disturbed("adversarial queries", "8/255", 3.0, amount=8 / 255))
     told["setup"]["config"]["adversary"] = {"query": trained, "support": 0.0}
-    finding = found("ADVERSARIAL", told)
-    assert finding is not None
+    finding = surely("ADVERSARIAL", told)
     assert "already" in finding.advice
     assert finding.remedy == {"tasks.shots": 10}
 
 
 def test_attacks_are_never_more_than_a_warning() -> None:
-    finding = found("ADVERSARIAL", records(disturbed("adversarial supports", "8/255", 30.0)))
-    assert finding is not None
-    assert finding.severity is Severity.WARN
+    row = disturbed("adversarial supports", "8/255", 30.0)
+    assert surely("ADVERSARIAL", records(row)).severity is Severity.WARN
 
 
 @pytest.mark.parametrize(
@@ -483,8 +466,7 @@ def test_each_remedy_is_made_of_settings_that_exist(id: str) -> None:
     told = PLANTS[id][0]()
     for row in told["rows"]:
         row["amount"] = 0.1 if row["amount"] is None else row["amount"]
-    finding = found(id, told)
-    assert finding is not None
+    finding = surely(id, told)
     assert bool(finding.remedy) == (id != "OOD_COLLAPSE")  # which tasks to add, no setting can say
     whole = accepted(finding)
     for setting, value in finding.remedy.items():
