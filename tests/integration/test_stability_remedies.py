@@ -213,3 +213,23 @@ def test_a_mixture_with_unfamiliar_tasks_mends_what_they_lose(tmp_path: Path) ->
     clean = measured(mixed, "--only unfamiliar-tasks --ood Digits --ood.permutation none")
     kept = next(effect["score"] for effect in clean["effects"])
     assert kept - 0.2 > 0.85 * gain(before)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{MAML.replace('Sinusoid', 'Linear')} --algorithm.inner_lr 0.01 --algorithm.inner_steps 5 "
+        "--tasks.shots 10",
+        f"{RIDGE} --model.hidden 40,40 --tasks Sinusoid --tasks.shots 20",
+        f"--algorithm ProtoNet {DIGITS} --tasks.ways 5 --tasks.shots 5",
+    ],
+    ids=["MAML", "RidgeHead", "ProtoNet"],
+)
+def test_a_sound_training_has_no_finding(line: str, tmp_path: Path) -> None:
+    """Asked everything; tasks that are called unfamiliar are drawn as those of the training are."""
+    source = line.split("--tasks ")[1].split()[0]
+    told = measured(trained(tmp_path / "run", f"{line} {SHORT}"), f"--ood {source}")
+    assert told["findings"] == []
+    assert {"SHOT_MISMATCH", "FRAGILE_TO_OUTLIERS", "OOD_COLLAPSE", "ADVERSARIAL"} <= {
+        answer["id"] for answer in told["passed"]
+    }
