@@ -97,7 +97,7 @@ def _run(
 ) -> tuple[Any, Meta]:
     """The run of that folder, which is trained now if there is none, from the weights of the one before."""
     if (place / "config.yaml").is_file():
-        run = il.load(place)
+        run = il.load(place, checkpoint="last")  # as when it is trained now: no validation chose among steps
         return run.learner, run.meta
     began = time.process_time()
     deadline = began + 60.0 * minutes

@@ -1,4 +1,4 @@
-"""What the page on forgetting shows: `python docs/_pages/forgetting.py` makes it again, in a few minutes.
+"""What the page on forgetting shows: `python docs/_pages/forgetting.py` makes it again, in twenty minutes or so.
 
 Commands are run as in `convergence.py`; what they print, and pictures of their records, go to
 `_static/forgetting/`.
@@ -6,6 +6,7 @@ Commands are run as in `convergence.py`; what they print, and pictures of their 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,7 +32,14 @@ TRANSCRIPTS: Mapping[str, tuple[str, ...]] = {
         "innerloop train --config runs/naive/config.yaml {remedy} --out runs/replay",
         "innerloop doctor runs/replay",
     ),
+    "recall": (
+        "innerloop train --config runs/naive/config.yaml {remedy} --out runs/recall",
+        "innerloop doctor runs/recall",
+    ),
     "stability": ("innerloop stability runs/replay --episodes 100",),
+    "tradeoff": (
+        "innerloop tradeoff --config runs/naive/config.yaml --trials 12 --seeds 3 --out runs/tradeoff",
+    ),
 }
 
 
@@ -55,9 +63,11 @@ def families(runs: Mapping[str, Path]) -> Figure:
 def make(folder: Path, only: Iterable[str] = tuple(TRANSCRIPTS)) -> None:
     """Run the commands, and write what they print and the picture into a folder."""
     with told(folder, TRANSCRIPTS, only) as runs:
-        both = {label: runs / label for label in ("naive", "replay")}
-        if all(run.is_dir() for run in both.values()):
-            save(families(both), folder / "families.png")
+        drawn = {label: runs / label for label in ("naive", "replay", "recall")}
+        if all(run.is_dir() for run in drawn.values()):
+            save(families(drawn), folder / "families.png")
+        if (runs / "tradeoff").is_dir():
+            shutil.copy(runs / "tradeoff" / "tradeoff.png", folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import nn
 
 from innerloop.algorithms.base import ModuleLearner
 from innerloop.core import tree
-from innerloop.core.errors import ConfigError, ContractError
+from innerloop.core.errors import ConfigError, ContractError, DataError
 from innerloop.core.functional import BatchNormPolicy, FunctionalModule
 from innerloop.core.learner import STATISTICS
 from innerloop.core.rng import generator
@@ -155,11 +155,16 @@ class Run:
 
 
 def load(
-    path: str | os.PathLike[str], *, module: nn.Module | None = None, tasks: TaskSource | None = None
+    path: str | os.PathLike[str],
+    *,
+    module: nn.Module | None = None,
+    tasks: TaskSource | None = None,
+    checkpoint: Literal["best", "last"] = "best",
 ) -> Run:
     """The run in a folder, with its best meta-parameters.
 
     Args:
+        checkpoint: `best` is that of the best validation; `last` the newest, whatever it is worth.
         module, tasks: what the run was made with, where a file cannot describe it (a module of
             your own, arrays).
 
@@ -173,7 +178,10 @@ def load(
     spec = TaskSpec.from_json(folder.read(SPEC)) if tasks is None else tasks.spec
     learner = config.build_learner(spec, module=module)
     learner.to(config.train.device)
-    tensors, values = folder.best_checkpoint()
+    found = folder.best_checkpoint() if checkpoint == "best" else folder.newest_checkpoint()
+    if found is None:
+        raise DataError(f"{path} without a checkpoint", expected="a run that was begun", do="train it first")
+    tensors, values = found
     meta = _fitting(learner, config, tensors, folder)
     run = Run(learner, meta, spec=spec, config=config, step=values["step"], tasks=tasks)
     run.folder = folder

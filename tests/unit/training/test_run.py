@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import innerloop as il
@@ -160,6 +161,17 @@ def test_a_loaded_run_is_the_run(row: str, tmp_path: Path) -> None:
     again = il.load(tmp_path / "run", tasks=None if run.tasks.spec.loss == "mse" else run.tasks)
     assert again.evaluate(episodes=4).to_dict(records=True) == run.evaluate(episodes=4).to_dict(records=True)
     assert again.step == run.step
+
+
+def test_the_last_checkpoint_is_loaded_where_it_is_asked_for(tmp_path: Path) -> None:
+    """With a rate that is far too large the best moment is that before training."""
+    learner = il.algorithms.MAML(il.models.MLP(1, 1, hidden=(5,)), loss="mse")
+    config = TrainConfig(steps=3, tasks_per_step=2, optimizer=OptimizerConfig(name="Adam", lr=0.3))
+    il.train(learner, il.tasks.Linear(), config=config, out=tmp_path / "run")
+    best, last = il.load(tmp_path / "run"), il.load(tmp_path / "run", checkpoint="last")
+    assert (best.step, last.step) == (0, 3)
+    newest = load_file(str(tmp_path / "run/checkpoints/step-3.safetensors"))
+    assert torch.equal(last.meta["params"]["head.weight"], newest["meta/params/head.weight"])
 
 
 def test_evaluation_can_change_steps_policy_and_sizes() -> None:
