@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 _console = Console(width=max(120, shutil.get_terminal_size().columns), highlight=False, markup=False)
+_WIDE = _console.options.update(width=1000)
 
 
 def say(text: str) -> None:
@@ -25,6 +26,7 @@ def show(
         table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    _console.print(table)
+    width = max(_console.width, _console.measure(table, options=_WIDE).maximum)
+    Console(width=width, highlight=False, markup=False).print(table)  # a figure that is cut off is none
     for note in notes:
         _console.print(f"  {note}", soft_wrap=True)
