@@ -52,10 +52,12 @@ class Judgement:
     """The answers of all rules.
 
     Attributes:
+        effects: what they were asked of: what each perturbation costs.
         findings: what is wrong, the worst first.
         passed, silent: the rules that found nothing, and those that could not be asked.
     """
 
+    effects: Effects
     findings: tuple[Finding, ...]
     passed: tuple[Passed, ...]
     silent: tuple[Silent, ...]
@@ -81,6 +83,7 @@ def judge_stability(effects: Effects) -> Judgement:
     answers = [_asked(question, effects) for question in QUESTIONS]
     findings = [a for a in answers if isinstance(a, Finding)]
     return Judgement(
+        effects,
         tuple(sorted(findings, key=lambda finding: -finding.severity.rank)),
         tuple(a for a in answers if isinstance(a, Passed)),
         tuple(a for a in answers if isinstance(a, Silent)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +20,9 @@ from innerloop.core.learner import STATISTICS
 from innerloop.core.rng import generator
 from innerloop.core.types import Meta, Split, TaskSpec
 from innerloop.diagnose.doctor import Diagnosis, diagnose
+from innerloop.diagnose.effects import Effects
 from innerloop.diagnose.history import History
+from innerloop.diagnose.stability import Judgement, judge_stability
 from innerloop.evaluate.further import further_baselines
 from innerloop.evaluate.protocol import FixedEpisodes
 from innerloop.evaluate.run import Evaluation, evaluate
@@ -135,6 +138,23 @@ class Run:
                 "a run without a folder", expected="records of its training", do="train with out=..."
             )
         return diagnose(History.read(self.folder.path))
+
+    def stability(
+        self, *, episodes: int = 200, split: Split = "test", seed: int = 0, only: Sequence[str] = ()
+    ) -> Judgement:
+        """What its adaptation bears: what `innerloop stability` says, with what each perturbation costs.
+
+        Args:
+            episodes, split, seed: fixed tasks, at least 10, as in `evaluate`.
+            only: names of perturbations, such as "inner rate"; none is all of them.
+
+        Raises:
+            ConfigError: a name that is none, too few tasks, or tasks that do not fit.
+        """
+        from innerloop.training.stability import stability
+
+        chosen = FixedEpisodes(split, episodes, seed)
+        return judge_stability(Effects(stability(self, chosen, only=only)))
 
     def adapt(self, x: Examples, y: Examples, *, inner_steps: int | None = None) -> Adapted:
         """Learn a new task from its support set: inputs x [S, ...] with labels or targets y.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from innerloop.core.errors import ConfigError, InnerloopError
 from innerloop.diagnose.finding import NotEvaluated
@@ -15,7 +15,9 @@ from innerloop.measure.perturb.subject import Subject
 from innerloop.measure.perturbations import Stability, chosen_perturbations, first_block, fits
 from innerloop.tasks.base import TaskSource
 from innerloop.training.experiment import build_tasks
-from innerloop.training.run import Run
+
+if TYPE_CHECKING:
+    from innerloop.training.run import Run
 
 SEED = "seed"
 LEAST = 10  # tasks that an interval needs

@@ -174,6 +174,18 @@ def test_the_last_checkpoint_is_loaded_where_it_is_asked_for(tmp_path: Path) -> 
     assert torch.equal(last.meta["params"]["head.weight"], newest["meta/params/head.weight"])
 
 
+def test_a_run_says_what_it_bears() -> None:
+    """Inner steps at their edge: longer ones diverge, and each perturbation's cost is at hand."""
+    module = il.models.MLP(1, 1, hidden=(8,))
+    learner = il.algorithms.MAML(module, inner_lr=0.055, inner_steps=10, loss="mse")
+    run = il.train(learner, il.tasks.Linear(shots=8), steps=2, tasks_per_step=4)
+    judged = run.stability(episodes=40, only=("inner rate", "inner steps"))
+    assert {effect.name for effect in judged.effects.all} == {"inner rate", "inner steps"}
+    assert "BRITTLE_INNER_LR" in {finding.id for finding in judged.findings}
+    with pytest.raises(ConfigError, match="episodes = 5"):
+        run.stability(episodes=5)
+
+
 def test_evaluation_can_change_steps_policy_and_sizes() -> None:
     run = strokes()
     assert run.evaluate(episodes=3, inner_steps=4).protocol["inner_steps"] == 4
