@@ -34,6 +34,9 @@ def test_the_story_of_the_page_is_that_of_its_outputs() -> None:
     assert "error FORGETTING" in STORED["naive"]
     assert "error FORGETTING" not in STORED["replay"]
     assert "--retain.replay 0.5" in convergence.commands(STORED["replay"])[0]
+    assert "FORGETTING" in STORED["replay"]
+    assert "--retain.recall 8" in convergence.commands(STORED["recall"])[0]
+    assert "FORGETTING:" not in STORED["recall"]
 
 
 @pytest.mark.slow
