@@ -27,7 +27,8 @@ def recalling(learner: Learner, slots: int) -> Learner:
     A slot is a pair: its key says which tasks it is for (`core/likeness.py`), its value is all that was
     learned until then. `meta["memory"]` holds them; a task is adapted to from the value whose key fits its
     support set best, or from what is learned today, which has a key too. In training nothing is read.
-    Writing is not the learner's: see `training/retain/recollection.py`.
+    Writing is not the learner's: see `training/retain/recollection.py`. Keys are made of support sets as
+    large as those of training; with fewer examples they are less sure.
 
     Cost: the memory holds `slots` times what `meta` does; a task is embedded once, with D = 128 features and
     a triangular system of as many unknowns for each key.

@@ -145,6 +145,7 @@ def test_frozen_weights_are_never_moved_and_all_others_are(optimizer: OptimizerC
         assert moved == (not path.startswith(f"{FROZEN}/")), path
 
 
+@pytest.mark.slow
 def test_start_is_an_option_of_the_command_and_a_setting(source: Path, tmp_path: Path, capsys: Any) -> None:
     line = ["train", "--algorithm", "Baseline", "--tasks", "Glyphs", "--model", "MLP", "--steps", "1"]
     assert main([*line, "--out", str(tmp_path / "run"), "--start", str(source)]) == 2
