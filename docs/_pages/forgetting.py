@@ -1,4 +1,4 @@
-"""What the page on forgetting shows: `python docs/_pages/forgetting.py` makes it again, in twenty minutes or so.
+"""What the page on forgetting shows: `python docs/_pages/forgetting.py` makes it again, in ten minutes or so.
 
 Commands are run as in `convergence.py`; what they print, and pictures of their records, go to
 `_static/forgetting/`.

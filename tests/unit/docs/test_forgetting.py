@@ -12,6 +12,7 @@ from _pages import convergence, forgetting
 from innerloop.cli.main import COMMANDS
 
 PAGE = (Path(__file__).parents[3] / "docs/what-does-my-model-forget.md").read_text("utf-8")
+STORY = ("naive", "replay", "recall")
 STORED = {path.stem: path.read_text("utf-8") for path in forgetting.FOLDER.glob("*.txt")}
 
 
@@ -41,9 +42,9 @@ def test_the_story_of_the_page_is_that_of_its_outputs() -> None:
 
 @pytest.mark.slow
 def test_the_commands_make_the_same_findings_again(tmp_path: Path) -> None:
-    forgetting.make(tmp_path, ("naive", "replay"))
+    forgetting.make(tmp_path, STORY)
     found = re.compile(r"^\[.\] (?:error|warn) ([A-Z_]+):", re.MULTILINE)
-    for name in ("naive", "replay"):
+    for name in STORY:
         again = (tmp_path / f"{name}.txt").read_text("utf-8")
         assert found.findall(again) == found.findall(STORED[name]), name
     assert (tmp_path / "families.png").is_file()
