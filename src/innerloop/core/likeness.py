@@ -88,7 +88,7 @@ def log_likelihoods(keys: dict[str, Tensor], embedded: Tensor) -> Tensor:
 
     A key of few tasks takes its covariance from all of them; one of no tasks has no density.
     """
-    root = torch.linalg.cholesky(_covariances(keys))
+    root = torch.linalg.cholesky_ex(_covariances(keys)).L  # no error: a key that is not finite fits no task
     off = torch.linalg.solve_triangular(root, (embedded - keys["mean"])[..., None], upper=False)[..., 0]
     found = -0.5 * off.square().sum(-1) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return found.masked_fill(keys["count"] == 0, -torch.inf)

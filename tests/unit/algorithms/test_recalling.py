@@ -128,6 +128,15 @@ def test_an_empty_memory_is_as_none() -> None:
     assert not torch.equal(predictions(learner, meta, one), predictions(learner, fresh, one))
 
 
+def test_a_key_that_is_not_finite_fits_no_task() -> None:
+    plain, learner, meta, episodes = with_memory("MAML")
+    meta[MEMORY]["keys"]["scatter"][1] = torch.nan
+    one = take(episodes, 0)
+    found = predictions(learner, meta, one)
+    assert torch.isfinite(found).all()
+    assert not torch.equal(found, predictions(plain, value(meta, 0), one))
+
+
 def test_without_support_there_is_nothing_to_read_by() -> None:
     plain, learner, meta, episodes = with_memory("CAVIA")
     empty = take(episodes, 0).support
